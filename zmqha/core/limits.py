@@ -1,0 +1,58 @@
+"""Every bound, with its unit and its reason. A buffer, a loop turn or a name without a row here is a bug."""
+
+KIB = 1024
+MIB = 1024 * KIB
+
+# --- messages and batches ---------------------------------------------------------------------------------------------------
+MESSAGE_BYTES_MAX = 8 * MIB  # one message; larger bodies are the application's to split (chunking comes later)
+BATCH_MESSAGES_MAX = 1000  # one batch: enough that per-batch cost vanishes, few enough that a slice stays cheap
+BATCH_BYTES_TARGET = 512 * KIB  # a client closes a batch here, so eight in flight stay near 4 MiB
+BATCH_BYTES_MAX = MESSAGE_BYTES_MAX + 64 * KIB  # the largest batch frame a server takes: one largest message and its header
+BATCHES_IN_FLIGHT = 8  # per producer and destination, unconfirmed
+NAME_BYTES_MAX = 200  # a destination name; far below LMDB's key limit of 511 bytes with any prefix
+PROPERTIES_BYTES_MAX = 64 * KIB  # per message; decoded only by clients
+
+# --- frames -----------------------------------------------------------------------------------------------------------------
+CLIENT_FRAME_BYTES_MAX = BATCH_BYTES_MAX + KIB  # ZMQ_MAXMSGSIZE of the client port
+CONTROL_FRAME_BYTES_MAX = 64 * KIB  # ZMQ_MAXMSGSIZE of the control sockets: a Hello with 64 lineage entries is about 15 KiB
+CHUNK_BYTES_MAX = MIB  # a shipment above this travels in pieces, so heartbeats and acknowledgements never wait long
+BULK_FRAME_BYTES_MAX = CHUNK_BYTES_MAX + 512 * KIB  # a chunk and its tables of pages
+HANDSHAKE_MS = 1000  # ZMQ_HANDSHAKE_IVL: whoever connects and says nothing is closed after this
+
+# --- one turn of the reactor ------------------------------------------------------------------------------------------------
+CLIENT_MESSAGES_PER_TURN = 128  # then peers and timers get their turn
+PEER_MESSAGES_PER_TURN = 256
+STORE_EVENTS_PER_TURN = 64
+TURN_MS_MAX = 50  # poll timeout cap: an own gap is noticed against it
+
+# --- commits and replication ------------------------------------------------------------------------------------------------
+COMMITS_IN_STORE = 2  # one running, one waiting, so the store thread never idles between two group commits
+COMMIT_BYTES_MAX = 4 * MIB  # waiting work that one group commit takes
+WINDOW_SHIPMENTS = 4  # unacknowledged shipments
+WINDOW_BYTES = 8 * MIB  # unacknowledged shipment bytes
+PENDING_BYTES_MAX = 64 * MIB  # work accepted from clients and not yet committed; above it clients are not read
+COPY_WINDOW_BYTES = 8 * MIB  # full copy: sent and not yet acknowledged
+COPY_TAIL_BYTES = 8 * MIB  # what a copy round may leave for the last, held round
+LINEAGE_ENTRIES = 64  # kept epochs; older common points need a full copy anyway
+
+# --- sessions ---------------------------------------------------------------------------------------------------------------
+SESSIONS_MAX = 2000  # open client sessions
+SUBSCRIPTIONS_PER_SESSION = 100
+RANGES_PER_FRAME = 4096  # acknowledged or held ranges in one command
+CREDIT_MESSAGES_MAX = 10_000  # a consumer's outstanding messages: bounds the ranges a cursor can hold
+CREDIT_BYTES_MAX = 64 * MIB
+DELIVER_BYTES_TARGET = 512 * KIB  # one DELIVER, cut at a message; at least one message
+SESSION_SILENCE_MS = 10_000  # a session without any frame for this long is over; clients ping every second
+REFUSED_RETRY_MS = 50  # what a refusing server asks a client to wait
+
+# --- destinations -----------------------------------------------------------------------------------------------------------
+DESTINATIONS_MAX = 10_000
+QUEUE_MESSAGES_MAX = 100_000_000  # default limit of one queue
+QUEUE_BYTES_MAX = 1 << 40  # default limit of one queue (1 TiB: in effect the disk)
+PRODUCER_ROWS_MAX = 100_000  # (producer, destination) pairs kept for de-duplication
+PRODUCER_IDLE_DAYS = 7  # a row idle for longer is dropped when the store is opened
+CACHE_BYTES = 64 * MIB  # recent batches kept in memory, so that delivery does not read the store
+
+# --- operators --------------------------------------------------------------------------------------------------------------
+ADMIN_BYTES_MAX = 64 * KIB  # an ADMIN request
+HISTORY_ENTRIES = 64  # what `zmqha history` can show

@@ -1,0 +1,214 @@
+"""What the two servers say to each other, ZMQHA-PEER/1.
+
+Two kinds of socket, so a large transaction never delays a heartbeat::
+
+    control = *( Hello / Beat / Echo / Grant / Drop )          PAIR, one per path, both directions, one frame each
+    bulk    = follower: Follow *( Stored )                     DEALER -> the source's ROUTER
+              source:   CopyBegin *CopyPages CopyEnd *Piece    ROUTER -> DEALER; Piece = one chunk of a shipment
+
+A message is one MessagePack frame (a tagged msgspec Struct, checked on decoding); CopyPages and Piece carry their bytes in further
+frames. Every message names the sender's session; bulk messages name both. Facts (state, epoch, position) travel in every Beat, so a
+lost one is repaired by the next; only Grant and Drop are one-shot, and both are obeyed only in fresh contact (F2).
+
+Session = (incarnation, k): incarnation rises at each start (durable), k at each own freeze and each fall to WAITING (volatile).
+Times in ms of the *sender's* own clock; nobody but the sender interprets them (F1).
+"""
+
+from enum import StrEnum
+from typing import NamedTuple
+
+import msgspec
+
+from zmqha.core.position import Epoch, Lineage, Position
+from zmqha.errors import ProtocolError
+
+VERSION = 1
+
+
+class Session(NamedTuple):
+    incarnation: int
+    k: int
+
+
+NO_SESSION = Session(0, 0)
+
+
+class State(StrEnum):
+    """The states of a server (FioranoMQ's names)."""
+
+    WAITING = "WAITING"
+    PASSIVE_SYNC = "PASSIVE_SYNC"
+    PASSIVE = "PASSIVE"
+    ACTIVE = "ACTIVE"
+    STANDALONE = "STANDALONE"
+    FAILED = "FAILED"
+
+
+class Sub(StrEnum):
+    """Sub-states, visible on the wire."""
+
+    NONE = ""
+    STARTING = "starting"  # own store not inspected yet: no election facts
+    DECIDING = "deciding"  # contact older than T_LOST
+    CLAIMING = "claiming"  # from the decision to the durable record (O7)
+    GRANTING = "granting"  # PAIRED(e+1) being written, GRANT not yet answered
+    LEAVING = "leaving"  # stop or switchover: takes no more sends, claims nothing
+
+
+class Standing(StrEnum):
+    """What the disk says of the own store."""
+
+    NEW = "new"
+    PAIRED = "paired"
+    SOLE = "sole"
+    BEHIND = "behind"
+
+
+class Hello(msgspec.Struct, frozen=True, tag="hello"):
+    """Opens a session on a path: who I am, what my store is. Sent again whenever a field changes (``number`` rises)."""
+
+    session: Session
+    number: int
+    version: int
+    cluster_id: str
+    node_id: str
+    primary: bool
+    page_size: int
+    data_version: int
+    little_endian: bool
+    lineage: Lineage
+    peer_high: int
+    client_endpoint: str  # what a refused client is told
+
+
+class Beat(msgspec.Struct, frozen=True, tag="beat"):
+    """A heartbeat: every fact that a decision of the peer may rest on."""
+
+    session: Session
+    seq: int  # rises over all paths of a session (F4)
+    sent_ms: int
+    state: State
+    sub: Sub
+    reason: str  # of the last change of state
+    standing: Standing
+    epoch: Epoch  # of node.state: what this node serves or follows under
+    position: Position
+    hears: bool  # have I received anything from you within T_SILENT (F6)
+    gateway: bool | None  # does my gateway answer; None: not known yet
+    progress: int  # rises whenever the store thread finishes something
+    busy: bool  # the store thread has work
+    knows: tuple[Session, int]  # (session, number) of the newest Hello of yours that I hold
+    follows: Session  # session of the source this node copies from, NO_SESSION if none
+    copied: float = 0.0  # share of a running copy, 0..1
+    free: float = 1.0  # free share of the disk under the store
+    store_full: bool = False
+
+
+class Echo(msgspec.Struct, frozen=True, tag="echo"):
+    """The answer to a Beat, at once and on the same path."""
+
+    session: Session
+    to_session: Session
+    seq: int
+    sent_ms: int  # as in the Beat
+
+
+class Grant(msgspec.Struct, frozen=True, tag="grant"):
+    """You hold everything: be PASSIVE under this epoch, if your journal ends exactly here."""
+
+    session: Session
+    to_session: Session
+    position: Position
+
+
+class Drop(msgspec.Struct, frozen=True, tag="drop"):
+    """You are too slow (T_SLOW): give up your right and say WAITING, so that I may go on alone."""
+
+    session: Session
+    to_session: Session
+    reason: str
+
+
+Control = Hello | Beat | Echo | Grant | Drop
+
+
+class Follow(msgspec.Struct, frozen=True, tag="follow"):
+    """Follower: send me everything. Repeated on a new socket after a change of path."""
+
+    session: Session
+    to_session: Session
+    position: Position  # what the follower holds durably of this copy; NOWHERE asks for a full copy
+
+
+class Stored(msgspec.Struct, frozen=True, tag="stored"):
+    """Follower: written. ``copied_bytes`` counts CopyPages payload taken in, ``position`` is durable in the journal."""
+
+    session: Session
+    to_session: Session
+    position: Position
+    copied_bytes: int
+
+
+class CopyBegin(msgspec.Struct, frozen=True, tag="copy_begin"):
+    """A full copy starts; throw away an unfinished one."""
+
+    session: Session
+    to_session: Session
+    page_size: int
+    pages: int  # to be sent in the first round, for progress
+
+
+class CopyPages(msgspec.Struct, frozen=True, tag="copy_pages"):
+    """Whole pages for the new file. Frame 2 holds their bytes."""
+
+    session: Session
+    to_session: Session
+    runs: tuple[tuple[int, int], ...]  # (first page, pages)
+    digest: int  # xxh3_64 of frame 2
+
+
+class CopyEnd(msgspec.Struct, frozen=True, tag="copy_end"):
+    """The copy is whole: write the meta pages, flush, take it as the store; shipments on top of ``position`` follow."""
+
+    session: Session
+    to_session: Session
+    position: Position
+    meta: bytes
+
+
+class Piece(msgspec.Struct, frozen=True, tag="piece"):
+    """One chunk of a shipment. Frame 2 is the shipment's head (empty but in piece 0), frame 3 its bytes."""
+
+    session: Session
+    to_session: Session
+    position: Position
+    index: int
+    count: int
+
+
+Bulk = Follow | Stored | CopyBegin | CopyPages | CopyEnd | Piece
+
+_control = msgspec.msgpack.Decoder(Control)
+_bulk = msgspec.msgpack.Decoder(Bulk)
+_encoder = msgspec.msgpack.Encoder()
+
+
+def encode(message: Control | Bulk) -> bytes:
+    """One frame."""
+    return _encoder.encode(message)
+
+
+def decode_control(frame: bytes) -> Control:
+    """Raises ProtocolError for anything that is not a control message."""
+    try:
+        return _control.decode(frame)
+    except (msgspec.MsgspecError, RecursionError, OverflowError) as error:
+        raise ProtocolError(f"not a control message: {error}") from error
+
+
+def decode_bulk(frame: bytes) -> Bulk:
+    """Raises ProtocolError for anything that is not a bulk message."""
+    try:
+        return _bulk.decode(frame)
+    except (msgspec.MsgspecError, RecursionError, OverflowError) as error:
+        raise ProtocolError(f"not a bulk message: {error}") from error

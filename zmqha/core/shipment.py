@@ -1,0 +1,152 @@
+"""A shipment: the pages that one commit wrote, as bytes, with the position it applies on and the position it leads to.
+
+Layout of an encoded shipment (little-endian), deterministic for given (old meta, new meta, file), because the chain digest covers
+it and a restarted node computes it again from its two meta pages::
+
+    head    u32 magic "ZSHP" | u16 version | u16 0 | u32 page size | u32 0 (alignment)
+            u64 epoch counter | u64 epoch nonce | u64 from txn | u64 to txn
+            u64 base check    (xxh3_64 of the old meta body bytes [8:120): both database records, last page, txn)
+            u64 payload check (xxh3_64 of the payload)
+            u32 runs          | u32 compact pages
+            120 B meta body   (bytes [32,152) of the meta page that the transaction wrote)
+            runs x (u64 first page, u32 pages)          whole pages, in the payload one after the other
+            compact x (u64 page, u16 lower, u16 upper)  pages whose hole [lower, upper) is left out
+    payload the pages of the runs, then [0,lower) + [upper,psize) of each compact page
+
+``H(to) = sha256(H(from) + head without the epoch)``; the payload's check is inside the head. The epoch stays outside the digest, because the node that
+computes H again after a start knows the pages, not under which epoch a transaction without lineage record ran.
+
+A shipment above ``limits.CHUNK_BYTES_MAX`` travels, and is journalled, as several *chunks*; the first carries the head. This file
+encodes and decodes; it finds no pages (``lmdb_page``) and writes none (``store.page_file``).
+"""
+
+import hashlib
+import struct
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import xxhash
+
+from zmqha.core import limits
+from zmqha.core.position import Epoch, Position
+from zmqha.errors import ProtocolError
+
+META_BODY_BYTES = 120
+_MAGIC = 0x5048535A
+_VERSION = 1
+_FIXED = struct.Struct("<IHHII QQQQ QQ II")
+_EPOCH_AT = slice(16, 32)
+_RUN = struct.Struct("<QI")
+_COMPACT = struct.Struct("<QHH")
+
+
+class Pages(NamedTuple):
+    """What ``lmdb_page`` found: whole runs, pages with holes left out, and their bytes in that order."""
+
+    runs: list[tuple[int, int]]  # (first page, number of pages)
+    compact: list[tuple[int, int, int]]  # (page, lower, upper)
+    payload: bytes
+
+
+class Shipment(NamedTuple):
+    """One commit, ready to be sent, journalled or applied. ``position`` is where it leads, its chain digest included."""
+
+    position: Position
+    from_txn: int
+    psize: int
+    meta: bytes  # META_BODY_BYTES
+    base_check: int
+    runs: list[tuple[int, int]]
+    compact: list[tuple[int, int, int]]
+    head: bytes
+    payload: bytes
+
+    @property
+    def size(self) -> int:
+        return len(self.head) + len(self.payload)
+
+
+class Chunk(NamedTuple):
+    """One piece of a shipment on the wire and in the journal. ``head`` is empty but in piece 0."""
+
+    position: Position  # of the whole shipment
+    index: int
+    count: int
+    head: bytes
+    piece: bytes
+
+    @property
+    def size(self) -> int:
+        return len(self.head) + len(self.piece)
+
+
+def base_check(meta_body: bytes) -> int:
+    """Digest of what a shipment must find on the other side before it may be applied."""
+    return xxhash.xxh3_64_intdigest(meta_body[8:META_BODY_BYTES])
+
+
+def build(*, epoch: Epoch, base: Position, old_meta: bytes, to_txn: int, new_meta: bytes, psize: int, pages: Pages) -> Shipment:
+    """Encode one commit on top of ``base`` and compute its chain digest."""
+    payload_check = xxhash.xxh3_64_intdigest(pages.payload)
+    check = base_check(old_meta)
+    fixed = _FIXED.pack(
+        _MAGIC, _VERSION, 0, psize, 0, epoch.counter, epoch.nonce, base.txn, to_txn, check, payload_check,
+        len(pages.runs), len(pages.compact),
+    )  # fmt: skip
+    head = b"".join((
+        fixed,
+        new_meta,
+        *(_RUN.pack(*run) for run in pages.runs),
+        *(_COMPACT.pack(*page) for page in pages.compact),
+    ))  # fmt: skip
+    chain = _chain(base.chain, head)
+    return Shipment(
+        Position(epoch, to_txn, chain), base.txn, psize, new_meta, check, pages.runs, pages.compact, head, pages.payload
+    )
+
+
+def decode(head: bytes, payload: bytes, base_chain: bytes) -> Shipment:
+    """Rebuild a shipment from its bytes; raises ProtocolError if they are not one. ``base_chain`` is the receiver's own digest."""
+    if len(head) < _FIXED.size + META_BODY_BYTES:
+        raise ProtocolError(f"a shipment's head of {len(head)} bytes is too short")
+    magic, version, _, psize, _, counter, nonce, from_txn, to_txn, check, payload_check, runs, compact = _FIXED.unpack_from(head)
+    if magic != _MAGIC or version != _VERSION:
+        raise ProtocolError("not a shipment of a version known here")
+    tables = _FIXED.size + META_BODY_BYTES
+    if len(head) != tables + runs * _RUN.size + compact * _COMPACT.size:
+        raise ProtocolError("a shipment's head does not hold the tables it announces")
+    if xxhash.xxh3_64_intdigest(payload) != payload_check:
+        raise ProtocolError(f"the pages of transaction {to_txn} do not match their checksum")
+    view = memoryview(head)
+    middle = tables + runs * _RUN.size
+    return Shipment(
+        Position(Epoch(counter, nonce), to_txn, _chain(base_chain, head)),
+        from_txn,
+        psize,
+        head[_FIXED.size : tables],
+        check,
+        list(_RUN.iter_unpack(view[tables:middle])),
+        list(_COMPACT.iter_unpack(view[middle:])),
+        head,
+        payload,
+    )
+
+
+def chunks(shipment: Shipment) -> Iterator[Chunk]:
+    """Cut a shipment for the wire; one chunk unless it is larger than ``limits.CHUNK_BYTES_MAX``."""
+    size = limits.CHUNK_BYTES_MAX
+    payload = shipment.payload
+    count = max(1, -(-len(payload) // size))
+    if count == 1:
+        yield Chunk(shipment.position, 0, 1, shipment.head, payload)
+        return
+    for index in range(count):
+        piece = payload[index * size : (index + 1) * size]
+        yield Chunk(shipment.position, index, count, shipment.head if index == 0 else b"", piece)
+
+
+def _chain(base: bytes, head: bytes) -> bytes:
+    digest = hashlib.sha256(base)
+    digest.update(head[: _EPOCH_AT.start])
+    digest.update(head[_EPOCH_AT.stop :])
+    return digest.digest()
