@@ -129,7 +129,7 @@ def read_head(batch: bytes | memoryview) -> BatchHead:
     return BatchHead(flags, mode, priority, count, producer, first, expiry_ms, deliver_at_ms, base)
 
 
-def index_of(batch: bytes | memoryview, count: int) -> array[int]:
+def index_of(batch: bytes | memoryview, count: int) -> "array[int]":
     """Where each record ends (subtract the header's base)."""
     ends = array("I")
     ends.frombytes(memoryview(batch)[HEADER_BYTES : HEADER_BYTES + count * _INDEX_ENTRY])
