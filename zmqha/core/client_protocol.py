@@ -311,7 +311,7 @@ def _body(code: int, frame: bytes, frames: Frames) -> Command:
     if code == Code.SEND:
         return Send(_name(body), frames[1])
     if code == Code.ACK:
-        return Ack(*_SUBSCRIPTION.unpack_from(body), _unpack_ranges(body[_SUBSCRIPTION.size :]))
+        return Ack(_SUBSCRIPTION.unpack_from(body)[0], _unpack_ranges(body[_SUBSCRIPTION.size :]))
     if code == Code.DELIVER:
         subscription, first, deliveries, redelivered = _DELIVER.unpack_from(body)
         return Deliver(subscription, first, deliveries, bool(redelivered), frames[1])
@@ -319,9 +319,10 @@ def _body(code: int, frame: bytes, frames: Frames) -> Command:
         producer, up_to, durability, size = _CONFIRM.unpack_from(body)
         return Confirm(_name(body[_CONFIRM.size : _CONFIRM.size + size]), producer, up_to, durability)
     if code == Code.ACKED:
-        return Acked(*_SUBSCRIPTION.unpack_from(body), _unpack_ranges(body[_SUBSCRIPTION.size :]))
+        return Acked(_SUBSCRIPTION.unpack_from(body)[0], _unpack_ranges(body[_SUBSCRIPTION.size :]))
     if code == Code.NACK:
-        return Nack(*_NACK.unpack_from(body), _unpack_ranges(body[_NACK.size :]))
+        subscription, delay_ms = _NACK.unpack_from(body)
+        return Nack(subscription, delay_ms, _unpack_ranges(body[_NACK.size :]))
     if code == Code.REPLY:
         return Reply(_anything.decode(body))
     if code in _EMPTY:

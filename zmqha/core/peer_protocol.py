@@ -93,6 +93,7 @@ class Beat(msgspec.Struct, frozen=True, tag="beat"):
     standing: Standing
     epoch: Epoch  # of node.state: what this node serves or follows under
     position: Position
+    right: bool  # may I go on alone if you fall silent
     hears: bool  # have I received anything from you within T_SILENT (F6)
     gateway: bool | None  # does my gateway answer; None: not known yet
     progress: int  # rises whenever the store thread finishes something
@@ -188,8 +189,8 @@ class Piece(msgspec.Struct, frozen=True, tag="piece"):
 
 Bulk = Follow | Stored | CopyBegin | CopyPages | CopyEnd | Piece
 
-_control = msgspec.msgpack.Decoder(Control)
-_bulk = msgspec.msgpack.Decoder(Bulk)
+_control: msgspec.msgpack.Decoder[Control] = msgspec.msgpack.Decoder(Control)
+_bulk: msgspec.msgpack.Decoder[Bulk] = msgspec.msgpack.Decoder(Bulk)
 _encoder = msgspec.msgpack.Encoder()
 
 

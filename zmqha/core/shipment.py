@@ -13,8 +13,9 @@ it and a restarted node computes it again from its two meta pages::
             compact x (u64 page, u16 lower, u16 upper)  pages whose hole [lower, upper) is left out
     payload the pages of the runs, then [0,lower) + [upper,psize) of each compact page
 
-``H(to) = sha256(H(from) + head without the epoch)``; the payload's check is inside the head. The epoch stays outside the digest, because the node that
-computes H again after a start knows the pages, not under which epoch a transaction without lineage record ran.
+``H(to) = sha256(H(from) + head without the epoch)``; the payload's check is inside the head. The epoch stays outside the digest,
+because the node that computes H again after a start knows the pages, not under which epoch a transaction without lineage record
+ran.
 
 A shipment above ``limits.CHUNK_BYTES_MAX`` travels, and is journalled, as several *chunks*; the first carries the head. This file
 encodes and decodes; it finds no pages (``lmdb_page``) and writes none (``store.page_file``).
@@ -36,6 +37,9 @@ _MAGIC = 0x5048535A
 _VERSION = 1
 _FIXED = struct.Struct("<IHHII QQQQ QQ II")
 _EPOCH_AT = slice(16, 32)
+_PAYLOAD_CHECK = struct.Struct("<Q")
+_PAYLOAD_CHECK_AT = 56
+_META_END = struct.Struct("<QQ")  # last page, txn
 _RUN = struct.Struct("<QI")
 _COMPACT = struct.Struct("<QHH")
 
@@ -70,8 +74,8 @@ class Chunk(NamedTuple):
     """One piece of a shipment on the wire and in the journal. ``head`` is empty but in piece 0."""
 
     position: Position  # of the whole shipment
-    index: int
-    count: int
+    index: int  # type: ignore[assignment]  # hides tuple.index on purpose: the name of the wire
+    count: int  # type: ignore[assignment]
     head: bytes
     piece: bytes
 
@@ -106,30 +110,48 @@ def build(*, epoch: Epoch, base: Position, old_meta: bytes, to_txn: int, new_met
 
 
 def decode(head: bytes, payload: bytes, base_chain: bytes) -> Shipment:
-    """Rebuild a shipment from its bytes; raises ProtocolError if they are not one. ``base_chain`` is the receiver's own digest."""
+    """Rebuild a shipment from its bytes; raises ProtocolError if they are not one. ``base_chain`` is the receiver's digest."""
+    return fill(decode_head(head, base_chain), payload)
+
+
+def decode_head(head: bytes, base_chain: bytes) -> Shipment:
+    """A shipment still without its pages: enough to know whether it may be applied, and where it leads."""
     if len(head) < _FIXED.size + META_BODY_BYTES:
         raise ProtocolError(f"a shipment's head of {len(head)} bytes is too short")
-    magic, version, _, psize, _, counter, nonce, from_txn, to_txn, check, payload_check, runs, compact = _FIXED.unpack_from(head)
+    magic, version, _, psize, _, counter, nonce, from_txn, to_txn, check, _, runs, compact = _FIXED.unpack_from(head)
     if magic != _MAGIC or version != _VERSION:
         raise ProtocolError("not a shipment of a version known here")
     tables = _FIXED.size + META_BODY_BYTES
     if len(head) != tables + runs * _RUN.size + compact * _COMPACT.size:
         raise ProtocolError("a shipment's head does not hold the tables it announces")
-    if xxhash.xxh3_64_intdigest(payload) != payload_check:
-        raise ProtocolError(f"the pages of transaction {to_txn} do not match their checksum")
+    meta = head[_FIXED.size : tables]
+    last_page, meta_txn = _META_END.unpack_from(meta, META_BODY_BYTES - _META_END.size)
+    if not from_txn < to_txn == meta_txn:
+        raise ProtocolError(f"a shipment from {from_txn} to {to_txn} carries the meta page of {meta_txn}")
     view = memoryview(head)
     middle = tables + runs * _RUN.size
-    return Shipment(
-        Position(Epoch(counter, nonce), to_txn, _chain(base_chain, head)),
-        from_txn,
-        psize,
-        head[_FIXED.size : tables],
-        check,
-        list(_RUN.iter_unpack(view[tables:middle])),
-        list(_COMPACT.iter_unpack(view[middle:])),
-        head,
-        payload,
-    )
+    run_table = list(_RUN.iter_unpack(view[tables:middle]))
+    compact_table = list(_COMPACT.iter_unpack(view[middle:]))
+    if any(page < 2 or count < 1 or page + count > last_page + 1 for page, count in run_table):
+        raise ProtocolError(f"transaction {to_txn} carries pages outside the file")
+    if any(not (2 <= page <= last_page and 16 <= lower <= upper <= psize) for page, lower, upper in compact_table):
+        raise ProtocolError(f"transaction {to_txn} carries pages outside the file")
+    position = Position(Epoch(counter, nonce), to_txn, _chain(base_chain, head))
+    return Shipment(position, from_txn, psize, meta, check, run_table, compact_table, head, b"")
+
+
+def payload_size(empty: Shipment) -> int:
+    """Bytes of the pages that a head announces."""
+    pages = empty.psize * (sum(count for _, count in empty.runs) + len(empty.compact))
+    return pages - sum(upper - lower for _, lower, upper in empty.compact)
+
+
+def fill(empty: Shipment, payload: bytes) -> Shipment:
+    """Give a shipment out of ``decode_head`` its pages; raises ProtocolError if they are not the ones it announces."""
+    announced = _PAYLOAD_CHECK.unpack_from(empty.head, _PAYLOAD_CHECK_AT)[0]
+    if len(payload) != payload_size(empty) or xxhash.xxh3_64_intdigest(payload) != announced:
+        raise ProtocolError(f"the pages of transaction {empty.position.txn} do not match their checksum")
+    return empty._replace(payload=payload)
 
 
 def chunks(shipment: Shipment) -> Iterator[Chunk]:

@@ -2,9 +2,21 @@
 
 One ``Work`` is one LMDB transaction, one value in the global log (if it appends anything) and one shipment. The store carries it
 out as it stands and decides nothing.
+
+A log value is laid out like this (little-endian), so that the core knows where a batch is without asking::
+
+    head     u32 number of batches | u32 0
+    entries  each u32 destination | u64 offset | u32 count | u32 position | u32 length     position: from the start of the value
+    batches  as received, one after the other
 """
 
+import struct
+from collections.abc import Iterable
+from itertools import accumulate
 from typing import NamedTuple
+
+VALUE_HEAD = struct.Struct("<II")
+VALUE_ENTRY = struct.Struct("<IQIII")
 
 
 class Append(NamedTuple):
@@ -12,7 +24,7 @@ class Append(NamedTuple):
 
     destination: int
     offset: int
-    count: int
+    count: int  # type: ignore[assignment]  # hides tuple.count, which nobody needs
     batch: bytes
 
 
@@ -65,7 +77,7 @@ class Stored(NamedTuple):
 
     destination: int
     offset: int
-    count: int
+    count: int  # type: ignore[assignment]
     value: int
     position: int  # byte offset of the batch inside the value
     length: int
@@ -79,3 +91,8 @@ class StoreImage(NamedTuple):
     producers: tuple[ProducerRow, ...] = ()
     log: tuple[Stored, ...] = ()  # by rising value, then position
     last_value: int = 0
+
+
+def batch_positions(lengths: list[int]) -> Iterable[int]:
+    """Where each batch of a log value begins, given the lengths of all of them."""
+    return accumulate(lengths[:-1], initial=VALUE_HEAD.size + len(lengths) * VALUE_ENTRY.size)

@@ -1,0 +1,115 @@
+"""Pages and meta pages are read as LMDB wrote them, and what is not sound is refused."""
+
+import struct
+from pathlib import Path
+
+import lmdb
+import pytest
+
+from zmqha.core import lmdb_page
+from zmqha.core.lmdb_page import Meta
+from zmqha.errors import StoreDamaged
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> bytes:
+    """A store with small values, overflow runs, free pages."""
+    env = lmdb.open(str(tmp_path / "store"), subdir=False, map_size=1 << 26, max_dbs=4, sync=False, lib_version=0)
+    log = env.open_db(b"log")
+    for step in range(40):
+        with env.begin(write=True, db=log) as txn:
+            txn.put(b"%04d" % step, bytes(step * 400 + 1))
+            if step > 10:
+                txn.delete(b"%04d" % (step - 10))
+    env.close()
+    return (tmp_path / "store").read_bytes()
+
+
+def metas(image: bytes) -> tuple[Meta, Meta]:
+    found = [lmdb_page.read_meta(image, slot) for slot in (0, 1)]
+    assert found[0] is not None and found[1] is not None
+    older, newer = sorted((found[0], found[1]), key=lambda meta: meta.txnid)
+    return older, newer
+
+
+def test_the_newest_meta_page_is_the_one_with_the_higher_transaction(image: bytes) -> None:
+    older, newer = metas(image)
+    assert newer.txnid == older.txnid + 1
+    assert lmdb_page.newest_meta(image) == newer
+    assert newer.psize == 4096 and newer.mapsize == 1 << 26
+    assert image[(newer.txnid & 1) * 4096 + 32 :][:120] == newer.body
+
+
+def test_a_meta_page_begins_with_the_static_bytes(image: bytes) -> None:
+    assert [image[at : at + 32] for at in (0, 4096)] == [lmdb_page.static_head(0), lmdb_page.static_head(1)]
+
+
+def test_restamping_changes_the_transaction_and_nothing_else(image: bytes) -> None:
+    newer = lmdb_page.newest_meta(image)
+    body = lmdb_page.restamp(newer.body, 7)
+    assert lmdb_page.parse_body(body) == newer._replace(txnid=7, body=body)
+
+
+def test_another_data_version_is_refused_and_no_magic_is_no_meta_page(image: bytes) -> None:
+    other = bytearray(image)
+    struct.pack_into("<I", other, 20, 3)
+    with pytest.raises(StoreDamaged, match="version 3"):
+        lmdb_page.read_meta(bytes(other), 0)
+    struct.pack_into("<I", other, 16, 0)
+    assert lmdb_page.read_meta(bytes(other), 0) is None
+    assert lmdb_page.read_meta(b"", 1) is None
+    with pytest.raises(StoreDamaged):
+        lmdb_page.newest_meta(bytes(8192))
+
+
+def test_live_and_free_pages_cover_the_file_without_overlap(image: bytes) -> None:
+    newer = lmdb_page.newest_meta(image)
+    free = set(lmdb_page.free_ids(image, newer))
+    live = {page for first, count in lmdb_page.live_runs(image, newer) for page in range(first, first + count)}
+    assert free and not free & live
+    assert free | live == set(range(2, newer.last_pg + 1))
+
+
+def test_holes_are_left_out_and_overflow_runs_are_whole_and_joined(image: bytes) -> None:
+    newer = lmdb_page.newest_meta(image)
+    pages = [page for first, count in lmdb_page.live_runs(image, newer) for page in range(first, first + count)]
+    found = lmdb_page.collect(memoryview(image), 4096, pages)
+    whole = [page for first, count in found.runs for page in range(first, first + count)]
+    assert sorted(whole + [page for page, _, _ in found.compact]) == pages
+    assert len(found.runs) < sum(count for _, count in found.runs)
+    first, count = found.runs[0]
+    assert found.payload.startswith(image[first * 4096 : (first + count) * 4096])
+    size = 4096 * len(pages) - sum(upper - lower for _, lower, upper in found.compact)
+    assert len(found.payload) == size
+
+
+def test_pages_that_are_not_in_use_are_refused(image: bytes) -> None:
+    newer = lmdb_page.newest_meta(image)
+    view = memoryview(image)
+    first, count = next(run for run in lmdb_page.collect(view, 4096, _live(image, newer)).runs if run[1] > 1)
+    for pages in ([first], [first + 1], [0], [newer.last_pg + 100]):
+        with pytest.raises(StoreDamaged):
+            lmdb_page.collect(view, 4096, pages)
+    assert lmdb_page.collect(view, 4096, range(first, first + count)).runs == [(first, count)]
+
+
+def test_a_damaged_free_list_is_refused(image: bytes) -> None:
+    older, newer = metas(image)
+    damaged = bytearray(image)
+    at = newer.free_root * 4096
+    for offset, value in ((0, b"\xff"), (10, b"\x01"), (12, b"\xff\xff"), (16, b"\xff\xff")):
+        damaged[:] = image
+        damaged[at + offset : at + offset + len(value)] = value
+        with pytest.raises(StoreDamaged):
+            lmdb_page.changed_pages(bytes(damaged), older, newer)
+    with pytest.raises(StoreDamaged):
+        lmdb_page.free_ids(image[: at + 100], newer)
+
+
+def test_page_numbers_join_to_runs() -> None:
+    assert lmdb_page.runs_of([]) == []
+    assert lmdb_page.runs_of([2, 3, 4, 9, 11, 12]) == [(2, 3), (9, 1), (11, 2)]
+
+
+def _live(image: bytes, meta: Meta) -> list[int]:
+    return [page for first, count in lmdb_page.live_runs(image, meta) for page in range(first, first + count)]

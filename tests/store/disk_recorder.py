@@ -1,0 +1,136 @@
+"""What a power cut may leave: records every write and flush below a directory, and builds images from them.
+
+An image is what was flushed plus any part of what was not: each 512-byte sector of each unflushed write may be there or not.
+A rename counts only with the flush of its directory, or by chance before that.
+"""
+
+import os
+import random
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+SECTOR = 512
+
+
+class Write(NamedTuple):
+    file: int  # inode
+    offset: int
+    data: bytes
+
+
+class Flush(NamedTuple):
+    file: int
+    since: int  # events before the call began: what it covers
+
+
+class Name(NamedTuple):
+    name: str
+    file: int
+    old: str | None  # renamed from
+
+
+class Acknowledged(NamedTuple):
+    txn: int
+
+
+Event = Write | Flush | Name | Acknowledged
+
+
+class DiskRecorder:
+    """Wraps the calls of ``os`` that the store makes; they still happen."""
+
+    def __init__(self, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._directory = directory
+        self.events: list[Event] = []
+        self._lock = threading.Lock()
+        wrapped = ("pwritev", "fdatasync", "fsync", "open", "rename")
+        real: dict[str, Callable[..., Any]] = {name: getattr(os, name) for name in wrapped}
+
+        def pwritev(fd: int, buffers: Sequence[memoryview], offset: int) -> int:
+            written: int = real["pwritev"](fd, buffers, offset)
+            self._add(Write(os.fstat(fd).st_ino, offset, b"".join(map(bytes, buffers))[:written]))
+            return written
+
+        def flush(kind: str) -> Callable[[int], None]:
+            def call(fd: int) -> None:
+                since = len(self.events)
+                real[kind](fd)
+                self._add(Flush(os.fstat(fd).st_ino, since))
+
+            return call
+
+        def opened(path: Any, flags: int, mode: int = 0o777) -> int:
+            new = flags & os.O_CREAT and not os.path.exists(path)
+            fd: int = real["open"](path, flags, mode)
+            if new:
+                self._add(Name(os.path.basename(path), os.fstat(fd).st_ino, None))
+            return fd
+
+        def rename(old: Any, new: Any) -> None:
+            real["rename"](old, new)
+            self._add(Name(os.path.basename(new), os.stat(new).st_ino, os.path.basename(old)))
+
+        for name, function in (("pwritev", pwritev), ("fdatasync", flush("fdatasync")), ("fsync", flush("fsync"))):
+            monkeypatch.setattr(os, name, function)
+        monkeypatch.setattr(os, "open", opened)
+        monkeypatch.setattr(os, "rename", rename)
+        monkeypatch.setattr(Path, "rename", lambda old, new: rename(old, new))
+        self._root = directory.stat().st_ino
+
+    def acknowledge(self, txn: int) -> None:
+        self._add(Acknowledged(txn))
+
+    def _add(self, event: Event) -> None:
+        with self._lock:
+            self.events.append(event)
+
+    def cut(self, rng: random.Random) -> int:
+        """A moment for the power to go: any, or soon after a segment or a meta page was begun."""
+        starts = [at for at, event in enumerate(self.events) if isinstance(event, Write) and event.offset == 0]
+        if starts and rng.random() < 0.4:
+            return min(len(self.events), rng.choice(starts) + rng.randint(1, 5))
+        return rng.randrange(len(self.events) + 1)
+
+    def image(self, cut: int, rng: random.Random, target: Path) -> int:
+        """Write into ``target`` what a power cut after ``cut`` events may leave; the last transaction acknowledged by then."""
+        durable: dict[int, int] = {}  # file -> events covered
+        for event in self.events[:cut]:
+            if isinstance(event, Flush):
+                durable[event.file] = max(durable.get(event.file, 0), event.since)
+        share = rng.choice((0.0, 0.1, 0.5, 0.9, 1.0))  # of the unflushed sectors that made it
+        files: dict[int, bytearray] = {}
+        names: dict[str, int] = {}
+        acknowledged = 0
+        for number, event in enumerate(self.events[:cut]):
+            match event:
+                case Write(file, offset, data):
+                    kept = number < durable.get(file, 0)
+                    _put(files.setdefault(file, bytearray()), offset, data, 1.0 if kept else share, rng)
+                case Name(name, file, old):
+                    if number < durable.get(self._root, 0) or rng.random() < share:
+                        names[name] = file
+                        if old is not None:
+                            names.pop(old, None)
+                case Acknowledged(txn):
+                    acknowledged = txn
+        for name, file in names.items():
+            (target / name).write_bytes(files.get(file, b""))
+        return acknowledged
+
+
+def _put(content: bytearray, offset: int, data: bytes, share: float, rng: random.Random) -> None:
+    if len(content) < offset + len(data):
+        content.extend(bytes(offset + len(data) - len(content)))
+    if share >= 1.0:
+        content[offset : offset + len(data)] = data
+        return
+    at = offset
+    while at < offset + len(data):
+        end = min(offset + len(data), (at // SECTOR + 1) * SECTOR)
+        if rng.random() < share:
+            content[at:end] = data[at - offset : end - offset]
+        at = end

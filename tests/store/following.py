@@ -1,0 +1,40 @@
+"""A follower of a ``SourceStore``: made by a full copy, fed with shipments."""
+
+from pathlib import Path
+
+import xxhash
+from source_store import EPOCH, SourceStore
+
+from zmqha.core import shipment
+from zmqha.core.position import LineageEntry, Mode
+from zmqha.core.shipment import Shipment
+from zmqha.store.copy_target import CopyTarget
+from zmqha.store.replica import Replica
+
+LINEAGE = tuple(LineageEntry(EPOCH._replace(nonce=n), Mode.SOLE, 1, bytes(32), "a", bytes(120)) for n in range(12))  # 2 KiB
+
+
+def copied(source: SourceStore, directory: Path, segment_bytes: int) -> Replica:
+    """A replica made by a full copy of what the source holds now."""
+    directory.mkdir(exist_ok=True)
+    target = CopyTarget(directory, segment_bytes)
+    target.begin(source.meta.psize)
+    runs = source.reader.live_runs(source.meta)
+    pages = source.reader.read_runs(runs, source.meta.psize)
+    target.pages(runs, pages, xxhash.xxh3_64_intdigest(pages))
+    assert target.copied_bytes == len(pages)
+    return target.end(source.position, source.meta.body, LINEAGE)
+
+
+def take(replica: Replica, ship: Shipment) -> None:
+    """All chunks of one shipment."""
+    *some, last = shipment.chunks(ship)
+    assert not any(replica.take(chunk) for chunk in some)
+    assert replica.take(last)
+
+
+def reopened(directory: Path, segment_bytes: int) -> Replica:
+    """What a restart finds."""
+    replica = Replica.open(directory, segment_bytes)
+    assert replica is not None
+    return replica

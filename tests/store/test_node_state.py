@@ -1,0 +1,107 @@
+"""What a node writes down survives torn writes and a full disk; what is damaged is said to be."""
+
+from pathlib import Path
+
+import pytest
+
+from zmqha.core import limits
+from zmqha.core.facts import HistoryEntry, NodeFacts
+from zmqha.core.peer_protocol import Standing
+from zmqha.core.position import Epoch
+from zmqha.errors import StoreDamaged
+from zmqha.store.node_state import SLOT_BYTES, NodeState
+
+FACTS = NodeFacts("cluster", "node-a", ("key",), 1, Epoch(1, 2**64 - 1), Standing.SOLE, "first start")
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "node.state"
+
+
+def saved(path: Path, count: int) -> list[NodeFacts]:
+    state = NodeState(path)
+    facts = [FACTS._replace(incarnation=number) for number in range(1, count + 1)]
+    for each in facts:
+        state.save(each)
+    state.close()
+    return facts
+
+
+def test_no_file_is_a_new_node(path: Path) -> None:
+    assert NodeState(path).load() is None
+
+
+def test_the_last_facts_saved_are_loaded(path: Path) -> None:
+    for count in (1, 2, 3):
+        path.unlink(missing_ok=True)
+        assert NodeState(path).load() is None
+        facts = saved(path, count)
+        assert NodeState(path).load() == facts[-1]
+        assert path.stat().st_size == 2 * SLOT_BYTES
+
+
+def test_saving_goes_on_in_the_other_slot_after_a_restart(path: Path) -> None:
+    saved(path, 2)
+    state = NodeState(path)
+    assert state.load() is not None
+    before = path.read_bytes()
+    state.save(FACTS._replace(incarnation=3))
+    after = path.read_bytes()
+    assert after[:SLOT_BYTES] == before[:SLOT_BYTES] and after[SLOT_BYTES:] != before[SLOT_BYTES:]
+
+
+@pytest.mark.parametrize("kept", range(0, SLOT_BYTES, 512))
+def test_a_torn_save_leaves_the_facts_before_it(path: Path, kept: int) -> None:
+    facts = saved(path, 3)
+    before, after = path.read_bytes(), None
+    state = NodeState(path)
+    state.load()
+    state.save(FACTS._replace(incarnation=4))
+    after = path.read_bytes()
+    path.write_bytes(after[:kept] + before[kept:])
+    assert NodeState(path).load() in (facts[-1], FACTS._replace(incarnation=4))
+
+
+def test_every_flipped_bit_in_both_slots_is_found(path: Path) -> None:
+    saved(path, 2)
+    whole = path.read_bytes()
+    used = len(whole[SLOT_BYTES:].rstrip(b"\0"))
+    for at in range(used):
+        damaged = bytearray(whole)
+        damaged[at] ^= 4
+        damaged[SLOT_BYTES + at] ^= 4
+        path.write_bytes(damaged)
+        with pytest.raises(StoreDamaged):
+            NodeState(path).load()
+
+
+@pytest.mark.parametrize("size", [0, 10, SLOT_BYTES - 1])
+def test_a_cut_off_file_is_damaged_and_is_set_aside_not_deleted(path: Path, size: int) -> None:
+    saved(path, 1)  # in the second slot
+    path.write_bytes(path.read_bytes()[:size])
+    state = NodeState(path)
+    with pytest.raises(StoreDamaged):
+        state.load()
+    path.with_name("node.state.damaged-1").write_bytes(b"an older one")
+    assert state.set_aside() == path.with_name("node.state.damaged-2")
+    assert state.load() is None
+    state.save(FACTS)
+    assert NodeState(path).load() == FACTS
+
+
+def test_the_value_fits_its_slot_by_dropping_the_oldest_history(path: Path) -> None:
+    entries = tuple(HistoryEntry(n, 2**63, "because " * 40, 2**40, True, 10**6) for n in range(limits.HISTORY_ENTRIES + 10))
+    facts = FACTS._replace(reason="r" * 5000, audit=tuple("ä" * 900 for _ in range(9)), history=entries)
+    state = NodeState(path)
+    state.save(facts)
+    loaded = NodeState(path).load()
+    assert loaded is not None and loaded.history and loaded.history[-1].epoch == entries[-1].epoch
+    assert len(loaded.audit) == 4 and loaded.standing is Standing.SOLE
+
+
+def test_a_full_history_of_short_reasons_is_kept_whole(path: Path) -> None:
+    entries = tuple(HistoryEntry(n, 10**9, "peer silent", 1_790_000_000_000, True, 750) for n in range(limits.HISTORY_ENTRIES))
+    NodeState(path).save(FACTS._replace(history=entries))
+    loaded = NodeState(path).load()
+    assert loaded is not None and loaded.history == entries

@@ -1,0 +1,66 @@
+"""``zmqha context``: save the URLs you use, choose one."""
+
+from pathlib import Path
+
+import click
+
+from zmqha.cli import contexts
+from zmqha.cli.invocation import Group, Invocation, pass_invocation
+from zmqha.cli.table import Column
+
+COLUMNS = (Column("Context"), Column("Selected"), Column("URL"))
+
+
+@click.group("context", cls=Group)
+def context() -> None:
+    """Save the URLs you use."""
+
+
+@context.command(
+    "add",
+    examples="zmqha context add plant zmqha://edge-a,edge-b:7400\nzmqha context add plant pair/client/context.toml --select",
+)
+@click.argument("name")
+@click.argument("url", metavar="URL_OR_FILE")
+@click.option("--select", is_flag=True, help="Use it from now on.")
+@pass_invocation
+def add(invocation: Invocation, name: str, url: str, select: bool) -> None:
+    """Save URL_OR_FILE (a URL, or the context.toml of zmqha init) as NAME."""
+    from zmqha.client.url import parse
+
+    resolved = contexts.read(str(Path(url).absolute())).url if url.endswith(".toml") else url
+    shown = str(parse(resolved))
+    contexts.add(name, resolved)
+    if select:
+        contexts.select(name)
+    invocation.result(f"Context {name} leads to {shown}.", {"name": name, "url": shown, "selected": select})
+
+
+@context.command("ls", examples="zmqha context ls")
+@pass_invocation
+def ls(invocation: Invocation) -> None:
+    """List the saved contexts."""
+    from zmqha.client.url import masked
+
+    chosen = contexts.selected()
+    found = [{"name": one.name, "selected": one.name == chosen, "url": masked(one.url)} for one in contexts.every()]
+    rows = [(one["name"], "*" if one["selected"] else "", one["url"]) for one in found]
+    invocation.show(f"Contexts: {len(found)}", COLUMNS, rows, found)
+
+
+@context.command("select", examples="zmqha context select plant")
+@click.argument("name")
+@pass_invocation
+def select(invocation: Invocation, name: str) -> None:
+    """Use NAME from now on."""
+    contexts.select(name)
+    invocation.result(f"Context {name} is selected.", {"name": name, "selected": True})
+
+
+@context.command("rm", examples="zmqha context rm plant")
+@click.argument("name")
+@pass_invocation
+def rm(invocation: Invocation, name: str) -> None:
+    """Forget NAME."""
+    contexts.remove(name)
+    invocation.result(f"Context {name} is removed.", {"name": name, "removed": True})

@@ -1,0 +1,108 @@
+"""Contexts: URLs with names, one TOML file each in the user's configuration directory, and the name of the selected one.
+
+A context file holds ``url``. A relative ``curve_key_file`` in it counts from the file's own directory, so the ``client/``
+directory of ``zmqha init`` can be copied anywhere.
+"""
+
+import os
+import re
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import parse_qsl, quote
+
+import click
+
+from zmqha.errors import ConfigError
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """A name and where it leads."""
+
+    name: str
+    url: str
+
+
+def directory() -> Path:
+    """``~/.config/zmqha`` on Linux."""
+    return Path(click.get_app_dir("zmqha"))
+
+
+def read(name: str) -> Context:
+    """A saved context by name, or a context file by path (``…/context.toml``)."""
+    path = Path(name).expanduser() if name.endswith(".toml") else _path(name)
+    try:
+        raw = tomllib.loads(path.read_text())
+    except FileNotFoundError as error:
+        known = ", ".join(context.name for context in every()) or "none"
+        raise ConfigError(f"no context {name!r}", cause=f"saved contexts: {known}", cure="zmqha context add NAME URL") from error
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"cannot read the context {path}", cause=str(error), cure="zmqha context add NAME URL") from error
+    url = raw.get("url")
+    if not isinstance(url, str) or set(raw) != {"url"}:
+        raise ConfigError(
+            f"{path} is no context", cause=f"it holds {', '.join(raw) or 'nothing'}", cure='it holds url = "zmqha://…"'
+        )
+    return Context(name, _with_absolute_key_file(url, path.parent))
+
+
+def every() -> tuple[Context, ...]:
+    """All saved ones, by name."""
+    return tuple(read(path.stem) for path in sorted((directory() / "contexts").glob("*.toml")))
+
+
+def selected() -> str | None:
+    """The name used when nothing else is said."""
+    try:
+        return (directory() / "selected").read_text().strip() or None
+    except OSError:
+        return None
+
+
+def add(name: str, url: str) -> None:
+    """Save it; the file is private, for a URL may hold a password."""
+    path = _path(name)
+    text = 'url = "' + url.replace("\\", "\\\\").replace('"', '\\"') + '"\n'
+    _write(path, text)
+
+
+def select(name: str) -> None:
+    """Use it from now on."""
+    read(name)
+    _write(directory() / "selected", name + "\n")
+
+
+def remove(name: str) -> None:
+    """Forget it."""
+    read(name)
+    _path(name).unlink()
+    if selected() == name:
+        (directory() / "selected").unlink()
+
+
+def _path(name: str) -> Path:
+    if not _NAME.fullmatch(name):
+        raise ConfigError(f"{name!r} cannot name a context", cause="it becomes a file name", cure="letters, digits, - _ and .")
+    return directory() / "contexts" / f"{name}.toml"
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        file.write(text)
+    draft.replace(path)
+
+
+def _with_absolute_key_file(url: str, base: Path) -> str:
+    address, mark, query = url.partition("?")
+    if not mark:
+        return url
+    options = [
+        (key, str((base / value).absolute()) if key == "curve_key_file" else value)
+        for key, value in parse_qsl(query.replace("+", "%2B"), keep_blank_values=True)
+    ]
+    return f"{address}?" + "&".join(f"{key}={quote(value, safe='/')}" for key, value in options)

@@ -1,0 +1,85 @@
+"""What only an operator may decide: ``promote`` (the peer is gone for good) and ``resync`` (a server's own branch is given up).
+
+Both go to one server. It is chosen by ``--server``; without it, it must be clear which one is meant.
+"""
+
+from typing import Any
+
+import click
+
+from zmqha.cli.admin import Servers, silence
+from zmqha.cli.invocation import Invocation, command, open_servers, pass_invocation
+from zmqha.errors import OperationFailed, ZmqhaError
+
+
+@command(
+    "promote",
+    examples="""
+    zmqha promote --accept-loss-of-peer
+    zmqha --url zmqha://edge-b:7400 promote --accept-loss-of-peer --yes
+    """,
+)
+@click.option("--accept-loss-of-peer", is_flag=True, required=True, help="The peer and what only it holds is given up.")
+@click.option("--server", metavar="NAME", help="Which server shall serve.")
+@pass_invocation
+def promote(invocation: Invocation, accept_loss_of_peer: bool, server: str | None) -> None:
+    """Let a WAITING server serve although its peer is lost for good.
+
+    Messages that only the lost peer confirmed are lost with it. The history keeps who was promoted and when.
+    """
+    with open_servers(invocation) as servers:
+        name, host = _chosen(servers, server)
+        invocation.confirm(f"{name} will serve; what only its peer holds is lost")
+        answer = servers.ask(host, "promote", {"accept_loss_of_peer": accept_loss_of_peer})
+    invocation.result(f"{name} is promoted: {_told(answer)}", answer)
+
+
+@command(
+    "resync",
+    examples="""
+    zmqha resync --discard-own --server edge-b
+    """,
+)
+@click.option("--discard-own", is_flag=True, required=True, help="The server's own branch is given up (its files are set aside).")
+@click.option("--server", metavar="NAME", help="Which server shall copy.")
+@pass_invocation
+def resync(invocation: Invocation, discard_own: bool, server: str | None) -> None:
+    """Set a server's own store aside and copy its peer's."""
+    with open_servers(invocation) as servers:
+        name, host = _chosen(servers, server)
+        invocation.confirm(
+            f"{name} sets its own store aside and copies its peer's; messages that only it holds are no longer served"
+        )
+        answer = servers.ask(host, "resync", {"discard_own": discard_own})
+    invocation.result(f"{name} copies afresh: {_told(answer)}", answer)
+
+
+def _chosen(servers: Servers, wanted: str | None) -> tuple[str, str]:
+    """Name and host (as in the URL) of the server that is meant: the one named, or the only one that is WAITING."""
+    answers = servers.ask_all("status")
+    if all(isinstance(answer, ZmqhaError) for answer in answers.values()):
+        raise silence(answers)
+    rows: dict[str, tuple[str, dict[str, Any]]] = {}
+    for host, view in answers.items():
+        if not isinstance(view, ZmqhaError):
+            rows[view["answering"]] = host, next(row for row in view["servers"] if row["name"] == view["answering"])
+    if wanted:
+        if wanted not in rows:
+            raise OperationFailed(
+                f"{wanted} does not answer", cause=f"these do: {', '.join(rows)}", cure="name one of them, or start that server"
+            )
+        return wanted, rows[wanted][0]
+    fitting = [name for name, (_, row) in rows.items() if row["state"] == "WAITING"]
+    if len(fitting) != 1:
+        raise OperationFailed(
+            f"{len(fitting)} servers are WAITING" if fitting else "no server is WAITING",
+            cause=", ".join(f"{name} is {row['state']}" for name, (_, row) in rows.items()),
+            cure="say which one with --server NAME, if you are sure",
+        )
+    return fitting[0], rows[fitting[0]][0]
+
+
+def _told(answer: object) -> str:
+    if isinstance(answer, dict):
+        return ", ".join(f"{key} {value}" for key, value in answer.items())
+    return str(answer)

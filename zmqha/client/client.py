@@ -1,0 +1,310 @@
+"""The client: a blocking front around the I/O thread. Every method may be called from any thread, except where it says so."""
+
+import os
+import secrets
+import time
+import warnings
+from collections.abc import Iterable, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+from zmqha.client.engine import WAITING_BYTES_MAX, WAITING_MESSAGES_MAX, Engine, OnState
+from zmqha.client.failover import State
+from zmqha.client.handle import Handle, fresh, outcome, wait_for
+from zmqha.client.message import Properties, check_priority, make_record
+from zmqha.client.producer import Batch, Receipt
+from zmqha.client.receiver import Consumer, open_consumer
+from zmqha.client.url import Url, default_url, parse
+from zmqha.core.client_protocol import Durability
+from zmqha.core.message import PRIORITY_DEFAULT, check_name
+from zmqha.errors import ConnectionLost, UrlError, WrongState
+
+_NS_PER_MS = 1_000_000
+_forks = 0
+
+
+def _forked() -> None:
+    global _forks
+    _forks += 1
+
+
+os.register_at_fork(after_in_child=_forked)
+
+
+def connect(
+    url: str | Sequence[str] | None = None, *, on_state: OnState | None = None, wait: bool = True, **options: Any
+) -> "Client":
+    """A client connected to the active server.
+
+    ``url``: see ``client.url`` (None: ``ZMQHA_URL``, else this machine); keyword options win over the URL's.
+    ``on_state(old, new, reason)`` is called in the I/O thread and must not wait.
+    ``wait=False`` returns at once, for ``admin`` without an active server.
+    Raises UrlError, NotActive (the URL names one server, a passive), ConnectionLost (nobody answers), FailoverTimeout (nobody is
+    active), AccessDenied, VersionMismatch; each names every server's answer.
+    """
+    client = Client(url, on_state=on_state, **options)
+    if wait:
+        try:
+            client._wait_connected()
+        except BaseException:
+            client.close()
+            raise
+    return client
+
+
+class Client:
+    """One session with the pair, kept through failovers. Made by ``connect``; close it, or use ``with``."""
+
+    def __init__(self, url: str | Sequence[str] | None = None, *, on_state: OnState | None = None, **options: Any) -> None:
+        self._closed = True  # for __del__, until there is something to close
+        self.url: Url = parse(default_url(os.environ) if url is None else url, **options)
+        self.options = self.url.options
+        made_up = f"{self.options.name or 'client'}-{os.getpid()}-{secrets.token_hex(3)}"
+        self.client_id = self.options.client_id or made_up
+        self._fork = _forks
+        self._draining = False
+        self._engine = Engine(self.url, self.client_id, on_state)
+        self._closed = False
+
+    def __repr__(self) -> str:
+        return f"<zmqha.Client {self.url}, {self.state}>"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        try:
+            if kind is None and not self._closed:
+                self.drain()
+        finally:
+            self.close()
+
+    def __del__(self) -> None:
+        if not self._closed and self._fork == _forks:
+            warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
+            self._engine.stop()
+
+    # --- sending ------------------------------------------------------------------------------------------------------------
+
+    def send(
+        self,
+        destination: str,
+        body: object,
+        *,
+        properties: Properties | None = None,
+        priority: int = PRIORITY_DEFAULT,
+        ttl: float | None = None,
+        timeout: float | None = None,
+    ) -> Receipt:
+        """Send one message and wait until it is safe, through a failover if there is one.
+
+        ``body``: bytes, str, or anything JSON can say; ``ttl`` and ``timeout`` in seconds. Raises NoSuchDestination, QueueFull,
+        MessageTooLarge, NoSpace, OutcomeUnknown (``timeout``), FailoverTimeout (no active server for ``failover_timeout``).
+        """
+        return self.send_nowait(destination, body, properties=properties, priority=priority, ttl=ttl).result(timeout)
+
+    def send_nowait(
+        self,
+        destination: str,
+        body: object,
+        *,
+        properties: Properties | None = None,
+        priority: int = PRIORITY_DEFAULT,
+        ttl: float | None = None,
+    ) -> Handle:
+        """Send one message; its outcome is in the handle. Waits only while too much is unconfirmed already (backpressure)."""
+        if priority != PRIORITY_DEFAULT:
+            check_priority(priority)
+        engine = self._usable()
+        now_ms = time.time_ns() // _NS_PER_MS
+        record, flags, expires_ms = make_record(body, properties, ttl, now_ms, engine.max_message_bytes)
+        with engine.lock:
+            if engine.waiting_messages >= WAITING_MESSAGES_MAX or engine.waiting_bytes >= WAITING_BYTES_MAX:
+                self._wait_for_room()
+            if engine.dead is not None:
+                raise fresh(engine.dead)
+            stream = engine.streams.get(destination)
+            if stream is None:
+                stream = engine.stream(check_name(destination))
+            batch = stream.add(record, flags, priority, expires_ms)
+            engine.waiting_messages += 1
+            engine.waiting_bytes += len(record)
+            if stream.has_work():
+                engine.speak(stream)
+        return Handle(engine, batch)
+
+    def send_many(
+        self,
+        destination: str,
+        bodies: Iterable[object],
+        *,
+        properties: Properties | None = None,
+        priority: int = PRIORITY_DEFAULT,
+        ttl: float | None = None,
+        timeout: float | None = None,
+    ) -> Receipt:
+        """Send many messages and wait for all; the receipt is the weakest of theirs.
+
+        Raises the first refusal (some of the others may be stored; ``send_nowait`` tells which) and what ``send`` raises.
+        """
+        batches: list[Batch] = []
+        for body in bodies:
+            batch = self.send_nowait(destination, body, properties=properties, priority=priority, ttl=ttl)._batch
+            if not batches or batches[-1] is not batch:
+                batches.append(batch)
+        wait_for(self._engine, list(batches), timeout)
+        receipts = [outcome(batch) for batch in batches]
+        return min(receipts, key=lambda receipt: receipt.durability, default=Receipt(destination, Durability.BOTH_DISKS))
+
+    def flush(self, timeout: float | None = None) -> None:
+        """Wait until everything sent so far is settled.
+
+        Raises the first refusal that no handle has told yet, OutcomeUnknown after ``timeout`` seconds, FailoverTimeout.
+        """
+        engine = self._usable(draining=True)
+        with engine.lock:
+            last = [batch for stream in engine.streams.values() for batch in stream.unsettled()]
+        wait_for(engine, last, timeout)
+        with engine.lock:
+            untold = [batch for batch in engine.failed if not batch.seen]
+            engine.failed.clear()
+        for batch in untold:
+            batch.seen = True
+        if untold:
+            outcome(untold[0])
+
+    # --- receiving ----------------------------------------------------------------------------------------------------------
+
+    def consume(
+        self,
+        destination: str,
+        *,
+        prefetch: int | None = None,
+        ack: str | None = None,
+        timeout: float | None = None,
+    ) -> Consumer:
+        """Iterate over a queue's messages; the loop survives failovers. See ``Consumer`` for when a message is acknowledged.
+
+        ``prefetch``: messages outstanding at most; ``ack``: auto or manual; ``timeout``: seconds without a message after which
+        the loop ends (None: never). Raises NoSuchDestination, LimitReached, FailoverTimeout.
+        """
+        changes = {"prefetch": prefetch, "ack": ack}
+        options = parse("zmqha://x", **changes).options if prefetch is not None or ack is not None else self.options
+        window = self.options.prefetch if prefetch is None else options.prefetch
+        mode = self.options.ack if ack is None else options.ack
+        engine = self._usable()
+        return open_consumer(engine, check_name(destination), window, auto=mode == "auto", timeout=timeout)
+
+    # --- operating ----------------------------------------------------------------------------------------------------------
+
+    def admin(
+        self,
+        verb: str,
+        arguments: dict[str, Any] | None = None,
+        timeout: float | None = 10.0,
+        server: int | None = None,
+    ) -> Any:
+        """Ask an operator's question.
+
+        It goes to the active server, or, while there is none, to whichever answers; ``server`` is the index of a host in the URL.
+        Raises what the server says, ConnectionLost after ``timeout`` seconds or if the connection breaks before the answer.
+        """
+        engine = self._usable(draining=True)
+        if server is not None and not 0 <= server < len(self.url.hosts):
+            raise UrlError(f"there is no server {server}", cause=f"the URL names {len(self.url.hosts)}")
+        with engine.lock:
+            if engine.dead is not None:
+                raise fresh(engine.dead)
+            request = engine.ask(verb, arguments or {}, server)
+            try:
+                answered = engine.wait(engine.changed, lambda: request.done, timeout, -1.0)
+            finally:
+                engine.drop_request(request)
+        if not answered:
+            whom = self.url.hosts[server] if server is not None else ", ".join(map(str, self.url.hosts))
+            raise ConnectionLost(
+                f"no answer to {verb} from {whom} within {timeout:g} s",
+                cause=engine.failover.error(timeout or 0).cause,
+                cure="check that the server runs and the address",
+            )
+        if request.error is not None:
+            raise request.error
+        return request.answer
+
+    @property
+    def state(self) -> State:
+        """connecting, connected, lost or closed."""
+        return State.CLOSED if self._closed else self._engine.failover.state
+
+    @property
+    def active(self) -> str:
+        """host:port of the active server, "" while there is none."""
+        return "" if self._closed else self._engine.failover.active
+
+    # --- ending -------------------------------------------------------------------------------------------------------------
+
+    def drain(self, timeout: float | None = None) -> None:
+        """Take no more sends, wait until everything is confirmed, end the consumers with their acknowledgements recorded.
+
+        Raises what ``flush`` raises.
+        """
+        self._draining = True
+        engine = self._usable(draining=True)
+        with engine.lock:
+            subscriptions = list(engine.subscriptions.values())
+            for subscription in subscriptions:
+                subscription.close()
+                engine.speak(subscription)
+        try:
+            self.flush(timeout)
+        finally:
+            with engine.lock:
+                if engine.dead is None and engine.failover.session is not None:
+                    engine.wait(engine.changed, lambda: not engine.subscriptions, 1.0, -1.0)
+
+    def close(self) -> None:
+        """End now: what is not confirmed is OutcomeUnknown to its handle, what is not acknowledged goes back to its queue."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._fork != _forks:
+            return  # a copy in a forked child: threads and sockets are the parent's
+        self._engine.stop()
+        if not self._engine.is_own_thread():
+            self._engine.thread.join(5.0)
+
+    # --- inside -------------------------------------------------------------------------------------------------------------
+
+    def _usable(self, *, draining: bool = False) -> Engine:
+        """The engine, if this call may be made."""
+        if self._fork != _forks:
+            raise WrongState(
+                "this client was made before a fork",
+                cause="its thread and sockets belong to the parent process",
+                cure="connect in the child",
+            )
+        if self._closed or (self._draining and not draining):
+            raise ConnectionLost("the client is closed", cure="connect again")
+        return self._engine
+
+    def _wait_for_room(self) -> None:
+        """With the engine's lock held. Raises FailoverTimeout."""
+        engine = self._engine
+
+        def room() -> bool:
+            return engine.waiting_messages < WAITING_MESSAGES_MAX and engine.waiting_bytes < WAITING_BYTES_MAX
+
+        engine.wait(engine.space, room, None, engine.options.failover_timeout)
+
+    def _wait_connected(self) -> None:
+        """Until the active is found. Raises as ``connect``."""
+        engine, seconds = self._engine, self.options.connect_timeout
+        failover = engine.failover
+
+        def decided() -> bool:
+            return failover.session is not None or failover.hopeless()
+
+        with engine.lock:
+            engine.wait(engine.changed, decided, seconds, -1.0)
+        if failover.session is None:
+            raise failover.error(seconds)

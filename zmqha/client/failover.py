@@ -1,0 +1,389 @@
+"""Which server to talk to: a machine without sockets or clock. The I/O thread drives it and carries out its actions in order.
+
+::
+
+    connecting ---- OPENED, epoch not below the highest seen ----> connected
+    connected  ---- disconnected / REFUSED / silent / WrongState --> lost          ask every server at once
+    connected  ---- OPENED elsewhere with a higher epoch ---------> connected      the old session is a zombie's
+    lost       ---- OPENED, epoch not below the highest seen ----> connected      re-send, subscribe again
+    any        ---- close ----------------------------------------> closed
+
+Every server keeps one connection at all times. Without a session each connected server is asked (OPEN) and, when it refuses,
+asked again after 25 to 50 ms during the first two seconds, later after a pause that doubles up to ``reconnect_max``. A server
+that refuses and names the active makes that one be asked at once. Times are milliseconds of any clock that never goes back.
+"""
+
+import random
+from enum import StrEnum
+from typing import NamedTuple
+
+from zmqha.client.url import FOREVER, Options
+from zmqha.core.client_protocol import Envelope, Failure, Opened, Refused
+from zmqha.core.position import NO_EPOCH, Epoch
+from zmqha.errors import ConnectionLost, FailoverTimeout, NotActive, ZmqhaError
+
+SILENT_MS = 1200  # a server that says nothing for this long is asked again; longer than T_DECIDE (750 ms) of the servers
+PROBE_MS = 400  # while an answer is due, ping after this much silence, so that silence means something
+PING_MS = 1000  # at rest, until the server says otherwise
+FAST_MS = 2000  # after a loss, ask at the fast pace for this long
+OWN_GAP_MS = 300  # if this thread ran later than it wanted by this much, silence proves nothing about the server
+
+
+class State(StrEnum):
+    """What ``Client.state`` shows."""
+
+    CONNECTING = "connecting"
+    CONNECTED = "connected"
+    LOST = "lost"
+    CLOSED = "closed"
+
+
+class Ask(NamedTuple):
+    """Send OPEN to this server."""
+
+    server: int
+
+
+class Reset(NamedTuple):
+    """Close the socket to this server with all that waits in it, and open a new one."""
+
+    server: int
+
+
+class Probe(NamedTuple):
+    """Send PING to this server."""
+
+    server: int
+
+
+class Begin(NamedTuple):
+    """A session is open: send again what is in doubt, subscribe again."""
+
+    server: int
+    opened: Opened
+
+
+class End(NamedTuple):
+    """The session is over; nothing may be sent."""
+
+    server: int
+
+
+class Changed(NamedTuple):
+    """The state that users see is another one."""
+
+    old: State
+    new: State
+    reason: str
+
+
+Action = Ask | Reset | Probe | Begin | End | Changed
+
+
+class _Server:
+    """What is known about one server."""
+
+    __slots__ = ("answer", "ask_at", "asked", "asked_last", "connected", "failure", "name", "pause", "refused")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.connected = False
+        self.asked: int | None = None  # when OPEN went out, while it is unanswered
+        self.asked_last = -FAST_MS  # when OPEN went out most recently
+        self.ask_at = 0  # not before
+        self.pause = 0
+        self.refused: Refused | None = None
+        self.failure: Failure | None = None
+        self.answer = "no connection"
+
+
+class Failover:
+    """The machine. ``names``: the servers as host:port, in the URL's order; ``rng`` spreads the questions of many clients."""
+
+    def __init__(self, names: list[str], options: Options, rng: random.Random, now: int) -> None:
+        self.state = State.CONNECTING
+        self.session: int | None = None
+        self.highest: Epoch = NO_EPOCH
+        self.since = now  # when the search began (no session), or the session (connected)
+        self._servers = [_Server(name) for name in names]
+        self._minimum = max(1, round(options.reconnect_min * 1000))
+        self._maximum = max(self._minimum, round(options.reconnect_max * 1000))
+        self._heartbeat = round(options.heartbeat * 1000)
+        self._ping = self._heartbeat or PING_MS
+        self._rng = rng
+        self._heard = now
+        self._sent = now
+        self._probed: int | None = None
+        self._due = now
+        self._actions: list[Action] = []
+
+    # --- events -------------------------------------------------------------------------------------------------------------
+
+    def connected(self, server: int, now: int) -> None:
+        """The transport reached a server."""
+        known = self._servers[server]
+        known.connected = True
+        known.asked = None
+        known.ask_at = now
+        known.answer = "connected"
+        self._search(now)
+
+    def disconnected(self, server: int, now: int, why: str = "the connection broke") -> None:
+        """The transport lost a server, or its handshake failed."""
+        known = self._servers[server]
+        known.connected = False
+        known.asked = None
+        known.answer = why
+        self._actions.append(Reset(server))
+        if self.session == server:
+            self._lose(now, f"{known.name}: {why}")
+        self._search(now)
+
+    def receive(self, server: int, envelope: Envelope, now: int) -> bool:
+        """A frame came; True if it belongs to the session and is the caller's to handle."""
+        command = envelope.command
+        match command:
+            case Opened():
+                self._opened(server, envelope.epoch, command, now)
+                return False
+            case Refused():
+                self._refused(server, envelope.epoch, command, now)
+                return False
+            case _:
+                return self._other(server, envelope.epoch, now)
+
+    def answered_with_error(self, server: int, failure: Failure, now: int) -> None:
+        """OPEN was answered with ERROR (denied, wrong version, a limit)."""
+        known = self._servers[server]
+        known.failure, known.refused, known.asked = failure, None, None
+        known.answer = f"{failure.what} ({failure.code})"
+        known.ask_at = now + self._maximum
+
+    def session_broken(self, now: int, reason: str) -> None:
+        """The server does not know the session any more, or breaks the protocol."""
+        if self.session is None:
+            return
+        server = self.session
+        self._forget_connection(server)
+        self._lose(now, f"{self._servers[server].name}: {reason}")
+        self._search(now)
+
+    def sent(self, now: int) -> None:
+        """Something was sent to the session's server: it knows that this client lives."""
+        self._sent = now
+
+    def tick(self, now: int, busy: bool = False) -> None:
+        """Time passed, and every frame that could be read was read. ``busy``: the server owes an answer."""
+        if self.state is State.CLOSED:
+            return
+        if now - self._due > OWN_GAP_MS:
+            self._excuse(now)
+        if self.session is not None:
+            self._watch(self.session, now, busy)
+        self._search(now)
+        self._due = self._next(now, busy)
+
+    def close(self) -> None:
+        """The user closed the client."""
+        if self.state is State.CLOSED:
+            return
+        if self.session is not None:
+            self._actions.append(End(self.session))
+        self.session = None
+        self._change(State.CLOSED, "closed")
+
+    # --- what to do ---------------------------------------------------------------------------------------------------------
+
+    def take_actions(self) -> list[Action]:
+        """What the events since the last call demand, in order."""
+        actions, self._actions = self._actions, []
+        return actions
+
+    def deadline(self) -> int:
+        """When ``tick`` is next needed, as of the last ``tick``."""
+        return self._due
+
+    # --- what people read ---------------------------------------------------------------------------------------------------
+
+    @property
+    def active(self) -> str:
+        """host:port of the server of this session, "" without one."""
+        return "" if self.session is None else self._servers[self.session].name
+
+    def reachable(self) -> list[int]:
+        """The servers with a connection, the session's first."""
+        return sorted((at for at, known in enumerate(self._servers) if known.connected), key=lambda at: at != self.session)
+
+    def all_answered(self) -> bool:
+        """Every server has answered since the search began: waiting for a better one is of no use."""
+        return all(known.refused or known.failure for known in self._servers)
+
+    def hopeless(self) -> bool:
+        """No server that was named can become right by waiting a little."""
+        if self.session is not None:
+            return False
+        only = self._servers[0] if len(self._servers) == 1 else None
+        if only is not None and only.refused and only.refused.active:
+            return True
+        return all(known.failure for known in self._servers)
+
+    def expired(self, now: int, start: int, timeout: float) -> bool:
+        """A call that began at ``start`` has waited ``timeout`` seconds without any session (-1: never expires)."""
+        if self.session is not None or timeout == FOREVER:
+            return False
+        return now - max(start, self.since) >= timeout * 1000
+
+    def error(self, seconds: float) -> ZmqhaError:
+        """Why there is no session, as an exception that names each server's answer."""
+        names = ", ".join(known.name for known in self._servers)
+        answers = "; ".join(f"{known.name}: {known.answer}" for known in self._servers)
+        for known in self._servers:
+            if known.failure and not any(other.refused for other in self._servers):
+                failure = known.failure
+                error = failure.to_error()
+                error.cause = failure.cause or answers
+                return error
+        refused = self._servers[0].refused if len(self._servers) == 1 else None
+        if refused is not None:
+            active = f"{names},{refused.active}" if refused.active else ""
+            cure = f"name both servers in the URL: zmqha://{active}" if active else "wait, or look at `zmqha status`"
+            what = refused.what or f"{names} refuses to serve: it is {refused.state}"
+            return NotActive(what, cause=refused.cause or "the URL names one server, and it is not the active one", cure=cure)
+        if any(known.refused for known in self._servers):
+            what = f"no active server among {names} within {seconds:g} s"
+            return FailoverTimeout(what, cause=answers, cure="look at `zmqha status`")
+        kind = ConnectionLost if self.state is State.CONNECTING else FailoverTimeout
+        cure = "check that the servers run, the addresses, and the keys (curve_server_key, curve_key_file)"
+        return kind(f"no answer from {names} within {seconds:g} s", cause=answers, cure=cure)
+
+    # --- inside -------------------------------------------------------------------------------------------------------------
+
+    def _opened(self, server: int, epoch: Epoch, opened: Opened, now: int) -> None:
+        known = self._servers[server]
+        known.asked = None
+        known.refused = known.failure = None
+        if epoch < self.highest:
+            known.answer = f"claims to be active in epoch {epoch}, but epoch {self.highest} was seen"
+            known.ask_at = now + self._pause(known, now)
+            return
+        if self.session == server or (self.session is not None and epoch == self.highest):
+            return
+        if self.session is not None:
+            old = self.session
+            self._actions.append(End(old))
+            self._forget_connection(old)
+        self.highest = epoch
+        self.session, self.since = server, now
+        self._heard = self._sent = now
+        self._probed = None
+        self._ping = self._heartbeat or max(100, opened.ping_ms)
+        known.answer = f"active in epoch {epoch}"
+        for other in self._servers:
+            other.pause = 0
+        self._actions.append(Begin(server, opened))
+        self._change(State.CONNECTED, f"{opened.server} at {known.name} is active, epoch {epoch}")
+
+    def _refused(self, server: int, epoch: Epoch, refused: Refused, now: int) -> None:
+        known = self._servers[server]
+        known.asked = None
+        where = f", active is {refused.active}" if refused.active else ""
+        known.answer = f"refuses: {refused.state}{where}"
+        if self.session == server:
+            self._lose(now, f"{known.name} {known.answer}")
+        known.refused, known.failure = refused, None
+        pause = self._pause(known, now)
+        known.ask_at = now + (pause if now - self.since < FAST_MS else max(pause, refused.retry_ms))
+        named = self._named(refused.active, server)
+        if named is not None and epoch >= self.highest:
+            other = self._servers[named]
+            other.ask_at = min(other.ask_at, max(now, other.asked_last + self._minimum))
+        self._search(now)
+
+    def _named(self, active: str, but: int) -> int | None:
+        """The server that a refusal means; with two servers, whatever the name resolves to, it is the other one."""
+        if not active:
+            return None
+        for at, known in enumerate(self._servers):
+            if known.name == active and at != but:
+                return at
+        return 1 - but if len(self._servers) == 2 else None
+
+    def _other(self, server: int, epoch: Epoch, now: int) -> bool:
+        if server != self.session or epoch < self.highest:
+            return False
+        self.highest = epoch
+        self._heard = now
+        self._probed = None
+        return True
+
+    def _watch(self, server: int, now: int, busy: bool) -> None:
+        quiet = now - self._heard
+        if self._probed is not None and now >= max(self._probed + SILENT_MS - PROBE_MS, self._heard + SILENT_MS):
+            self._forget_connection(server)
+            self._servers[server].answer = f"silent for {quiet} ms"
+            self._lose(now, f"{self._servers[server].name}: silent for {quiet} ms")
+            return
+        at_rest = now - min(self._heard, self._sent) >= self._ping
+        if self._probed is None and (at_rest or (busy and quiet >= PROBE_MS)):
+            self._probed = self._sent = now
+            self._actions.append(Probe(server))
+
+    def _search(self, now: int) -> None:
+        if self.session is not None or self.state is State.CLOSED:
+            return
+        for at, known in enumerate(self._servers):
+            if not known.connected:
+                continue
+            if known.asked is not None and now - known.asked >= SILENT_MS:
+                self._forget_connection(at)
+                known.answer = "connected, but does not answer"
+            elif known.asked is None and known.ask_at <= now:
+                known.asked = known.asked_last = now
+                self._actions.append(Ask(at))
+
+    def _forget_connection(self, server: int) -> None:
+        self._servers[server].connected = False
+        self._servers[server].asked = None
+        self._actions.append(Reset(server))
+
+    def _lose(self, now: int, reason: str) -> None:
+        assert self.session is not None
+        self._actions.append(End(self.session))
+        self.session, self.since = None, now
+        self._probed = None
+        for known in self._servers:
+            known.refused = known.failure = None
+            known.pause = 0
+            known.ask_at = now
+        self._change(State.LOST, reason)
+
+    def _next(self, now: int, busy: bool) -> int:
+        if self.session is None:
+            times = [
+                known.asked + SILENT_MS if known.asked is not None else known.ask_at for known in self._servers if known.connected
+            ]
+            return max(now, min(times, default=now + PING_MS))
+        if self._probed is not None:
+            return max(self._probed + SILENT_MS - PROBE_MS, self._heard + SILENT_MS)
+        at = min(self._heard, self._sent) + self._ping
+        return min(at, self._heard + PROBE_MS) if busy else at
+
+    def _pause(self, known: _Server, now: int) -> int:
+        """Milliseconds before this server is asked again."""
+        if now - self.since < FAST_MS:
+            return self._rng.randint(self._minimum, min(2 * self._minimum, self._maximum))
+        known.pause = min(self._maximum, max(2 * self._minimum, 2 * known.pause))
+        return self._rng.randint((known.pause + 1) // 2, known.pause)
+
+    def _excuse(self, now: int) -> None:
+        """This thread slept: whatever it did not hear may be its own fault."""
+        self._heard = max(self._heard, now)
+        if self._probed is not None:
+            self._probed = now
+        for known in self._servers:
+            if known.asked is not None:
+                known.asked = now
+
+    def _change(self, new: State, reason: str) -> None:
+        old, self.state = self.state, new
+        self._actions.append(Changed(old, new, reason))

@@ -1,0 +1,143 @@
+"""The consuming loop: ``for message in client.consume(...)``. Blocks; the state is in ``consumer.Subscription``."""
+
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+from zmqha.client.consumer import Delivery, Stage, Subscription
+from zmqha.client.engine import LEAVE_MS, Engine
+from zmqha.client.handle import fresh
+from zmqha.client.message import Message
+from zmqha.errors import ZmqhaError
+
+
+class _Desk:
+    """Where the messages of one subscription are acknowledged, from any thread."""
+
+    __slots__ = ("engine", "subscription")
+
+    def __init__(self, engine: Engine, subscription: Subscription) -> None:
+        self.engine = engine
+        self.subscription = subscription
+
+    def ack(self, offset: int) -> None:
+        """Collected; the I/O thread says it with its next turn."""
+        engine = self.engine
+        with engine.lock:
+            if self.subscription.ack(offset):
+                engine.speak(self.subscription)
+
+    def nack(self, offset: int, delay: float) -> None:
+        """Likewise. ``delay`` in seconds."""
+        engine = self.engine
+        with engine.lock:
+            self.subscription.nack(offset, max(0, round(delay * 1000)))
+            engine.speak(self.subscription)
+
+
+class Consumer:
+    """An iterator over the messages of one queue, and a context manager. One thread iterates; messages go anywhere.
+
+    With ``ack="auto"`` a message is acknowledged when the loop asks for the next one, when the iteration ends by ``timeout``, or
+    when a ``with`` block around it is left without an exception. Everything else is given back: after an exception, and also
+    after ``break`` out of a bare loop, as Python does not tell the two apart. So with ``break``, use ``with`` or
+    ``message.ack()``.
+    """
+
+    def __init__(self, engine: Engine, subscription: Subscription, *, auto: bool, timeout: float | None) -> None:
+        self._engine = engine
+        self._subscription = subscription
+        self._desk = _Desk(engine, subscription)
+        self._auto = auto
+        self._timeout = timeout
+        self._current: Message | None = None
+        self._delivery: Delivery | None = None
+        self._at = 0
+        self._stop = 0
+        self._closed = False
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Message:
+        current = self._current
+        if current is not None:
+            self._current = None
+            if not current.settled:
+                current.ack()
+        at = self._at
+        delivery = self._delivery
+        if at >= self._stop or delivery is None:
+            delivery = self._load()
+            at = self._at
+        self._at = at + 1
+        message = Message(self._desk, delivery, at)
+        if self._auto:
+            self._current = message
+        return message
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if kind is None and self._current is not None:
+            self._current.ack()
+        self._current = None
+        self.close()
+
+    def __del__(self) -> None:
+        if not getattr(self, "_closed", True):  # no lock here: the collector may run anywhere
+            self._engine.abandoned.append(self._subscription)
+            self._engine.wake()
+
+    def close(self) -> None:
+        """End the subscription: acknowledge what is done, give back the rest. Waits briefly until the server has recorded it."""
+        if self._closed:
+            return
+        self._closed = True
+        self._delivery, self._at, self._stop = None, 0, 0
+        engine, subscription = self._engine, self._subscription
+        with engine.lock:
+            subscription.close()
+            engine.speak(subscription)
+            if engine.dead is not None or engine.is_own_thread():
+                return
+            try:
+                engine.wait(engine.changed, lambda: subscription.stage is Stage.CLOSED, LEAVE_MS / 1000, 0.0)
+            except ZmqhaError:  # no server: its session, and so this subscription, is over anyway
+                pass
+
+    def _load(self) -> Delivery:
+        """The next delivery; StopIteration after the timeout or when closed. Raises what ended the subscription."""
+        self._delivery, self._at, self._stop = None, 0, 0
+        engine, subscription = self._engine, self._subscription
+
+        def ready() -> bool:
+            return bool(subscription.buffer) or subscription.stage is Stage.CLOSED or subscription.closing
+
+        with engine.lock:
+            if not ready() and not engine.wait(engine.arrived, ready, self._timeout, engine.options.failover_timeout):
+                raise StopIteration
+            if not subscription.buffer:
+                if subscription.error is not None:
+                    raise fresh(subscription.error)
+                raise StopIteration
+            delivery = subscription.buffer.popleft()
+        self._delivery, self._at, self._stop = delivery, delivery.at, delivery.stop
+        return delivery
+
+
+def open_consumer(engine: Engine, destination: str, prefetch: int, *, auto: bool, timeout: float | None) -> Consumer:
+    """Subscribe and wait until the server agrees. Raises NoSuchDestination, LimitReached, FailoverTimeout."""
+    with engine.lock:
+        if engine.dead is not None:
+            raise fresh(engine.dead)
+        subscription = engine.subscribe(destination, prefetch)
+    consumer = Consumer(engine, subscription, auto=auto, timeout=timeout)
+    waiting: Callable[[], bool] = lambda: subscription.stage not in (Stage.WANTED, Stage.ASKED)  # noqa: E731
+    with engine.lock:
+        engine.wait(engine.changed, waiting, None, engine.options.failover_timeout)
+        if subscription.error is not None:
+            consumer._closed = True
+            raise fresh(subscription.error)
+    return consumer

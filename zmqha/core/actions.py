@@ -1,0 +1,170 @@
+"""What the broker asks the outside to do, in order. The node carries it out and decides nothing; the simulator is a second node.
+
+Actions that touch a disk go to the store thread, in the order they were taken; each answers with an event (``core.events``). Orders
+inside one action are part of its meaning and are written here, because safety rests on them.
+"""
+
+from typing import NamedTuple
+
+from zmqha.core.facts import NodeFacts
+from zmqha.core.peer_protocol import Bulk, Control
+from zmqha.core.position import Epoch
+from zmqha.core.shipment import Chunk
+from zmqha.core.work import Work
+
+# --- to the peer ------------------------------------------------------------------------------------------------------------
+
+
+class SendControl(NamedTuple):
+    """A control message on one path, or on all (path None). Lost if the socket cannot take it; the next Beat repairs."""
+
+    path: int | None
+    message: Control
+
+
+class ResetPath(NamedTuple):
+    """Close and recreate the PAIR of a path (a bare bound PAIR stays deaf after a half-open cut)."""
+
+    path: int
+
+
+class ConnectBulk(NamedTuple):
+    """Follower: a new DEALER to the peer's bulk port over this path; None: no bulk connection."""
+
+    path: int | None
+
+
+class SendBulk(NamedTuple):
+    """A bulk message with its byte frames; ``to`` is the ROUTER's id of the follower, None when this side is the follower."""
+
+    to: bytes | None
+    message: Bulk
+    frames: tuple[bytes, ...] = ()
+
+
+class ProbeGateway(NamedTuple):
+    """Ask the gateway once; answered by ``events.Probed`` with the same ``sent_ms``."""
+
+    sent_ms: int
+
+
+# --- to clients -------------------------------------------------------------------------------------------------------------
+
+
+class SendToClient(NamedTuple):
+    """Frames for one client; a client that does not read or is gone comes back as ``events.ClientGone``."""
+
+    client: bytes
+    frames: list[bytes]
+
+
+# --- to the store thread ----------------------------------------------------------------------------------------------------
+
+
+class SaveFacts(NamedTuple):
+    """Write node.state, durable. Answer: ``FactsSaved``."""
+
+    facts: NodeFacts
+
+
+class Claim(NamedTuple):
+    """Take over, in this order (O1, O7): flush and apply the journal, write ``facts`` (SOLE) durable, open the store (create it if
+    there is none), commit a lineage record of ``epoch`` on top, sync. Answer: ``Claimed``."""
+
+    facts: NodeFacts
+    epoch: Epoch
+    reason: str
+    outage_ms: int
+
+
+class PairUp(NamedTuple):
+    """Give up being SOLE, in this order (O2): write ``facts`` (PAIRED) durable, commit a lineage record of ``epoch``.
+    Answer: ``Committed`` of number ``PAIR_NUMBER``."""
+
+    facts: NodeFacts
+    epoch: Epoch
+    reason: str
+
+
+class StandDown(NamedTuple):
+    """Stop: active: close the store; passive: flush, apply and close the journal. Then look at what is there.
+    Answer: ``Inspected``. ``discard``: set the store aside first (the operator's ``resync --discard-own``)."""
+
+    discard: bool = False
+
+
+class Follow(NamedTuple):
+    """Become a copy (O3): write ``facts`` (BEHIND) durable, then take a copy. Answer: ``FactsSaved``."""
+
+    facts: NodeFacts
+
+
+class TakeCopy(NamedTuple):
+    """A CopyBegin, CopyPages or CopyEnd from the source with its bytes. Answer, in bursts: ``Journalled``."""
+
+    message: Bulk
+    payload: bytes
+
+
+class Journal(NamedTuple):
+    """A chunk of a shipment: append, flush together with what else waits. Answer: ``Journalled``."""
+
+    chunk: Chunk
+
+
+class Commit(NamedTuple):
+    """One transaction. ``solo``: also sync the meta page, since no peer holds it. Answer: ``Committed`` or ``CommitRefused``."""
+
+    work: Work
+    epoch: Epoch
+    solo: bool
+    peer_high: int
+    attempt: int  # how many CommitRefused the broker has seen; the store drops what was sent before it saw the last one
+
+
+class Fetch(NamedTuple):
+    """Read one stored batch. Answer: ``Fetched``."""
+
+    token: int
+    value: int
+    position: int
+    length: int
+
+
+class CopyOut(NamedTuple):
+    """Source of a full copy: ``begin`` pins a snapshot, then send up to ``budget`` bytes more. Answers: ``CopyBegun``,
+    ``CopyPart``, at last ``CopyDone``, each with the number ``copy``."""
+
+    copy: int
+    begin: bool
+    budget: int
+
+
+class StopCopy(NamedTuple):
+    """Source: forget the running copy, release its pin."""
+
+
+# --- to the process ---------------------------------------------------------------------------------------------------------
+
+
+class Note(NamedTuple):
+    """One line for the log: a stable event name and its fields."""
+
+    event: str
+    fields: tuple[tuple[str, object], ...]
+
+
+class Halt(NamedTuple):
+    """End the process now. ``code`` 0: planned; anything else: our fault or the disk's, the peer takes over."""
+
+    reason: str
+    code: int
+
+
+PAIR_NUMBER = 0  # the commit number of a lineage record; Works count from 1
+
+Action = (
+    SendControl | ResetPath | ConnectBulk | SendBulk | ProbeGateway | SendToClient | SaveFacts | Claim | PairUp | StandDown | Follow
+    | TakeCopy | Journal | Commit | Fetch | CopyOut | StopCopy | Note | Halt
+)  # fmt: skip
+StoreAction = SaveFacts | Claim | PairUp | StandDown | Follow | TakeCopy | Journal | Commit | Fetch | CopyOut | StopCopy

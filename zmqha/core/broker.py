@@ -1,0 +1,375 @@
+"""The one machine that the server drives: high availability, replication and messaging put together.
+
+Four verbs: ``begin_turn`` and ``receive`` (something happened), ``tick`` (time passed), ``deadline_ms`` (when is tick needed next) and
+``take_actions`` (ordered work). No sockets, files, clock or threads: the node carries the actions out, the simulator is another node.
+
+The one rule that joins the parts is ``_durable_txn``: which transactions may be confirmed to clients now (O5).
+"""
+
+from collections import deque
+from typing import Any
+
+from zmqha.core import limits
+from zmqha.core.actions import PAIR_NUMBER, Action, Commit, SendToClient
+from zmqha.core.client_protocol import (
+    Admin,
+    Durability,
+    Envelope,
+    Open,
+    Ping,
+    Pong,
+    Refused,
+    Reply,
+    decode,
+    encode,
+    failure,
+)
+from zmqha.core.client_protocol import Close as CloseCommand
+from zmqha.core.contact import LONG_AGO
+from zmqha.core.events import (
+    BulkIn,
+    Claimed,
+    ClientGone,
+    ClientIn,
+    CommitRefused,
+    Committed,
+    ControlIn,
+    CopyBegun,
+    CopyDone,
+    CopyPart,
+    DeathNotice,
+    Event,
+    FactsSaved,
+    Fetched,
+    Inspected,
+    JournalFull,
+    Journalled,
+    Probed,
+    ShipmentRefused,
+    StoreBeat,
+)
+from zmqha.core.follower import Follower
+from zmqha.core.ha import HA, SERVING, Step
+from zmqha.core.operator import Operator
+from zmqha.core.peer_protocol import Follow, State, Stored, Sub
+from zmqha.core.service import Service
+from zmqha.core.source import Source
+from zmqha.errors import NoSpace, NotActive, ProtocolError, ZmqhaError
+
+
+class Broker:
+    """One server of the pair."""
+
+    def __init__(
+        self, ha: HA, service: Service, operator: Operator, *, disk_reserve_bytes: int = 0, store_max_bytes: int = 0
+    ) -> None:
+        self.ha = ha
+        self.service = service
+        self.source = Source()
+        self.follower = Follower(ha.timers, ha.contact)
+        self.operator = operator
+        self.wall_ms = 0  # for people only; set by the node each turn
+        self.protocol_faults = 0  # refused frames of clients and peer, for the log
+        self.last_fault = ""
+        self._disk_reserve_bytes = disk_reserve_bytes
+        self._store_max_bytes = store_max_bytes
+        self._unconfirmed: deque[tuple[int, int]] = deque()  # (number, txn), committed here, not yet released
+        self._in_store = 0  # commits handed to the store thread
+        self._attempt = 0
+        self._committed_txn = 0
+        self._dropped_ms = LONG_AGO
+        self._held = False
+        self._progress_ms = 0
+        self._actions: list[Action] = []
+
+    # --- the four verbs -----------------------------------------------------------------------------------------------------
+
+    def begin_turn(self, now_ms: int, wall_ms: int) -> None:
+        """Top of the loop, before anything is read."""
+        self.wall_ms = wall_ms
+        self.ha.begin_turn(now_ms)
+
+    def receive(self, event: Event, now_ms: int) -> None:
+        """Something happened."""
+        match event:
+            case ClientIn(client, frames):
+                self._client(client, frames, now_ms)
+            case Committed():
+                self._committed(event, now_ms)
+            case BulkIn():
+                self._bulk(event, now_ms)
+            case Journalled():
+                self._journalled(event, now_ms)
+            case ControlIn(path, message):
+                self.ha.hear(path, message, now_ms)
+            case Fetched(token, batch):
+                self.service.fetched(token, batch)
+            case Probed(sent_ms, ok):
+                self.ha.probed(sent_ms, ok)
+            case DeathNotice(node_id, incarnation):
+                self.ha.hear_death(node_id, incarnation, now_ms)
+            case ClientGone(client):
+                self.service.unreachable(client)
+            case FactsSaved():
+                self.ha.facts_saved(now_ms)
+            case Inspected():
+                self.ha.inspected(event, now_ms)
+            case Claimed():
+                self._claimed(event, now_ms)
+            case CommitRefused(number, error):
+                self._in_store = 0
+                self._attempt += 1
+                self.service.failed_full(number, error)
+            case CopyBegun():
+                self.source.copy_begun(event)
+            case CopyPart():
+                self.source.copy_part(event)
+            case CopyDone():
+                self.source.copy_done(event)
+            case StoreBeat(progress, busy, free):
+                self.ha.progress, self.ha.busy, self.ha.free = progress, busy, free
+            case ShipmentRefused(reason):
+                self.ha.give_up_copy(f"a shipment was refused: {reason}", now_ms)
+            case JournalFull():
+                self.ha.store_full = True
+                self.ha.give_up_copy("this server's disk is full", now_ms)
+            case _:
+                raise AssertionError(event)
+
+    def tick(self, now_ms: int) -> None:
+        """Time passed, or a turn's events are in: decide, then hand out what may be handed out."""
+        ha = self.ha
+        before = ha.state
+        ha.in_sync = self.source.in_sync and self.source.fed_session() == ha.contact.peer_session
+        ha.drained = self.service.idle
+        ha.copied = self.follower.copied if ha.state is State.PASSIVE_SYNC else self.source.copied
+        if ha.leaving is not None and ha.state in SERVING:
+            self.service.stop_taking(self.refusal(now_ms))
+        ha.tick(now_ms)
+        self._follow_role(before, now_ms)
+        self._release(now_ms)
+        self.service.tick(now_ms)
+        self._commit_more(now_ms)
+        self._watch_follower(now_ms)
+        self.follower.tick(now_ms)
+
+    def deadline_ms(self, now_ms: int) -> int:
+        """When ``tick`` is needed next at the latest, if nothing happens."""
+        service = self.service.deadline_ms()
+        ha = self.ha.deadline_ms(now_ms)
+        return ha if service is None else min(ha, service)
+
+    def take_actions(self) -> list[Action]:
+        """Everything to be done, in order: what changes a role first, then pages, then clients."""
+        taken = self.ha.take_actions() + self.source.take_actions() + self.follower.take_actions() + self._actions
+        self._actions = []
+        for action in self.service.take_actions():
+            taken.append(action)
+        return taken
+
+    @property
+    def reads_clients(self) -> bool:
+        """False while more work is accepted than the store keeps up with: the node stops reading clients."""
+        return self.service.waiting_bytes < limits.PENDING_BYTES_MAX
+
+    def set_space_limits(self, disk_reserve_bytes: int, store_max_bytes: int) -> None:
+        """Below ``disk_reserve_bytes`` free, or with ``store_max_bytes`` (0: no limit) used, producers are refused."""
+        self._disk_reserve_bytes, self._store_max_bytes = disk_reserve_bytes, store_max_bytes
+
+    # --- clients ------------------------------------------------------------------------------------------------------------
+
+    def _client(self, client: bytes, frames: list[bytes], now_ms: int) -> None:
+        try:
+            envelope = decode(frames)
+        except ProtocolError as error:
+            self.protocol_faults += 1
+            self.last_fault = f"client: {error.what}"
+            self._answer(client, encode(failure(error), epoch=self.ha.epoch))
+            return
+        if isinstance(envelope.command, Admin):
+            self._admin(client, envelope, envelope.command, now_ms)
+        elif self.serving:
+            self.service.receive(client, envelope, now_ms)
+        elif isinstance(envelope.command, Open):
+            self._answer(client, encode(self.refusal(now_ms), request=envelope.request, epoch=self.ha.epoch))
+        elif isinstance(envelope.command, Ping):
+            self._answer(client, encode(Pong(), request=envelope.request, epoch=self.ha.epoch))
+        elif not isinstance(envelope.command, CloseCommand):
+            self._answer(client, encode(self.refusal(now_ms), request=0, epoch=self.ha.epoch))
+
+    @property
+    def serving(self) -> bool:
+        """Are clients served now."""
+        return self.ha.state in SERVING
+
+    def refusal(self, now_ms: int) -> Refused:
+        """What a server that does not serve tells a client."""
+        ha = self.ha
+        peer = ha.peer
+        active = ""
+        if peer is not None and peer.state in SERVING and peer.sub is not Sub.LEAVING and ha.contact.hello is not None:
+            if now_ms - ha.contact.heard_ms <= ha.timers.lost_ms:
+                active = ha.contact.hello.client_endpoint
+        state = ha.state.value if ha.state not in SERVING else "LEAVING"
+        return Refused(
+            state=state,
+            active=active,
+            retry_ms=limits.REFUSED_RETRY_MS,
+            code=NotActive.code,
+            what=f"{ha.identity.node_id} refuses to serve: it is {state} (epoch {ha.epoch.counter})"
+            + (f", active is {active}" if active else ", no active server is known"),
+            cause=ha.reason,
+            cure="name both servers in the URL" if active else "look at `zmqha status` for what it waits for",
+        )
+
+    def _admin(self, client: bytes, envelope: Envelope, command: Admin, now_ms: int) -> None:
+        try:
+            if command.verb.startswith("queue."):
+                if not self.serving:
+                    raise NotActive(self.refusal(now_ms).what, cause=self.ha.reason, cure="ask the active server")
+                result: Any = self.service.admin(command.verb, command.arguments, client=client, request=envelope.request)
+                if result is None:
+                    return  # answered once it is durable
+            else:
+                result = self.operator.carry_out(self, command.verb, command.arguments, now_ms)
+        except ZmqhaError as error:
+            self._answer(client, encode(failure(error), request=envelope.request, epoch=self.ha.epoch))
+            return
+        self._answer(client, encode(Reply(result), request=envelope.request, epoch=self.ha.epoch))
+
+    def _answer(self, client: bytes, frames: list[bytes]) -> None:
+        self._actions.append(SendToClient(client, frames))
+
+    # --- the store ----------------------------------------------------------------------------------------------------------
+
+    def _claimed(self, event: Claimed, now_ms: int) -> None:
+        was_open = event.image is None
+        self.ha.claimed(event.position, event.lineage, now_ms)
+        self._committed_txn = event.position.txn
+        if was_open:
+            self.service.new_epoch(event.position.epoch)
+        else:
+            assert event.image is not None
+            self._unconfirmed.clear()
+            self._in_store = 0
+            self.service.open(event.image, event.position.epoch, now_ms)
+        self.source.reset()
+
+    def _committed(self, event: Committed, now_ms: int) -> None:
+        ha = self.ha
+        position = event.shipment.position
+        if ha.state not in SERVING:
+            return  # a commit that ended while the role was given up
+        self._committed_txn = position.txn
+        self.source.committed(event.shipment, now_ms)
+        if event.number == PAIR_NUMBER:
+            assert event.lineage is not None
+            ha.paired(position, event.lineage, now_ms)
+            self.service.new_epoch(position.epoch)
+            return
+        self._in_store -= 1
+        self._unconfirmed.append((event.number, position.txn))
+        ha.advanced(position, self.source.acked.txn)
+        self._watch_space(event)
+
+    def _watch_space(self, event: Committed) -> None:
+        """Producers are refused before the disk is full, so that consumers can always acknowledge and drain."""
+        over = bool(self._store_max_bytes) and event.used_bytes + self._disk_reserve_bytes > self._store_max_bytes
+        full = over or event.free_bytes < self._disk_reserve_bytes
+        if full != self._held:
+            self._held = full
+            self.service.hold_sends(_no_space(self.ha.identity.node_id) if full else None)
+
+    def _commit_more(self, now_ms: int) -> None:
+        """Group commit: what waited while earlier commits ran goes into one transaction."""
+        ha = self.ha
+        if ha.state not in SERVING or ha.step is not Step.NONE or (ha.state is State.ACTIVE and not ha.granted):
+            return
+        while self._in_store < limits.COMMITS_IN_STORE and self.source.room:
+            work = self.service.take_work(limits.COMMIT_BYTES_MAX)
+            if work is None:
+                return
+            self._in_store += 1
+            solo = ha.state is State.STANDALONE
+            self._actions.append(Commit(work, ha.epoch, solo, self.source.acked.txn, self._attempt))
+
+    def _durable_txn(self) -> int:
+        """O5: the last transaction that may be confirmed to clients now."""
+        ha = self.ha
+        if ha.step is not Step.NONE:
+            return -1
+        if ha.state is State.STANDALONE:
+            return self._committed_txn
+        if ha.state is State.ACTIVE and ha.granted and self.source.acked.epoch == ha.epoch:
+            return min(self.source.acked.txn, self._committed_txn)
+        return -1
+
+    def _release(self, now_ms: int) -> None:
+        durable, released = self._durable_txn(), None
+        while self._unconfirmed and self._unconfirmed[0][1] <= durable:
+            released, _ = self._unconfirmed.popleft()
+        if released is not None:
+            paired = self.ha.state is State.ACTIVE
+            self.service.released(released, Durability.BOTH_DISKS if paired else Durability.ONE_DISK)
+
+    # --- the peer -----------------------------------------------------------------------------------------------------------
+
+    def _bulk(self, event: BulkIn, now_ms: int) -> None:
+        ha = self.ha
+        message = event.message
+        if event.sender is None:
+            if self.follower.following and ha.step is not Step.CLAIM:
+                self.follower.hear(message, event.frames, now_ms)
+            return
+        if message.session != ha.contact.peer_session or getattr(message, "to_session", None) != ha.contact.session:
+            return
+        if isinstance(message, Follow) and ha.state in SERVING:
+            self.source.follow(event.sender, message, now_ms)
+        elif isinstance(message, Stored) and ha.step is not Step.CLAIM:
+            self.source.stored(event.sender, message, now_ms)
+            if ha.state is State.ACTIVE and not ha.granted and self.source.acked == ha.position:
+                ha.grant(now_ms)
+
+    def _journalled(self, event: Journalled, now_ms: int) -> None:
+        if not self.follower.following or self.ha.step is Step.CLAIM:
+            return
+        self.follower.journalled(event, now_ms)
+        if event.whole:
+            self.ha.advanced(event.position, 0)
+
+    def _watch_follower(self, now_ms: int) -> None:
+        """T_SLOW, and a follower that fell out of its session."""
+        ha = self.ha
+        fed = self.source.fed_session()
+        peer = ha.peer
+        if ha.state not in SERVING or not fed.incarnation:
+            return
+        gone = ha.contact.peer_session != fed or (peer is not None and peer.state is State.WAITING)
+        if gone and ha.state is State.STANDALONE:
+            self.source.reset()
+        elif self.source.overdue_ms(now_ms) > ha.timers.slow_ms and now_ms - self._dropped_ms > ha.timers.heartbeat_ms:
+            if ha.fresh(now_ms):
+                self._dropped_ms = now_ms
+                ha.drop_peer(f"nothing acknowledged for {self.source.overdue_ms(now_ms)} ms")
+
+    def _follow_role(self, before: State, now_ms: int) -> None:
+        """Carry a change of role over to the parts."""
+        after = self.ha.state
+        if before in SERVING and after not in SERVING:
+            self.service.close(self.refusal(now_ms))
+            self.source.reset()
+            self._unconfirmed.clear()
+            self._in_store = 0
+        following = after in (State.PASSIVE_SYNC, State.PASSIVE)
+        if following and not self.follower.following:
+            self.follower.start(self.ha.contact.session, self.ha.contact.peer_session, now_ms)
+        elif not following and self.follower.following:
+            self.follower.stop()
+
+
+def _no_space(node: str) -> NoSpace:
+    return NoSpace(
+        f"{node} takes no more messages: its disk is nearly full",
+        cause="the rest is kept so that consumers can acknowledge and drain",
+        cure="consume or purge messages, or free disk space; sending works again by itself",
+    )

@@ -1,0 +1,120 @@
+"""Who hears whom, since when: sessions, paths, echoes.
+
+F1: contact is dated by the own clock at the own send. Every Beat carries (session, seq, sender's time); the peer answers at once;
+``contact`` is the send time of the newest echoed Beat, so buffered old traffic never looks like contact. F4: facts carry a sequence
+per session over all paths; older ones are ignored. A foreign cluster or node id counts as no contact at all.
+"""
+
+from dataclasses import dataclass
+
+from zmqha.core.peer_protocol import NO_SESSION, Beat, Echo, Hello, Session
+
+LONG_AGO = -(1 << 60)
+
+
+@dataclass(slots=True)
+class Path:
+    """One heartbeat path (0 = peer link, 1 = LAN)."""
+
+    heard_ms: int = LONG_AGO  # anything received
+    contact_ms: int = LONG_AGO  # own send time of the newest echoed Beat
+    reset_ms: int = LONG_AGO  # last rebuild of the socket
+
+
+@dataclass(slots=True)
+class Contact:
+    """The own session, the peer's newest one, and when each path proved what."""
+
+    cluster_id: str
+    peer_id: str
+    session: Session
+    paths: list[Path]
+    peer_session: Session = NO_SESSION
+    hello: Hello | None = None  # of peer_session
+    beat: Beat | None = None  # newest facts of peer_session
+    knows: tuple[Session, int] = (NO_SESSION, 0)  # newest Hello of ours that the peer holds
+    opened_ms: int = LONG_AGO  # when the newest session, own or the peer's, began
+    unbroken_since_ms: int = LONG_AGO  # contact has not been lost since then
+    foreign: str = ""  # who else spoke on a path, for the operator
+    _seq: int = 0
+
+    @property
+    def contact_ms(self) -> int:
+        """Newest proven two-way contact on any path."""
+        return max(path.contact_ms for path in self.paths)
+
+    @property
+    def since_ms(self) -> int:
+        """From when a decision window runs: the newest contact, or the beginning of a session that has had none yet."""
+        return max(self.contact_ms, self.opened_ms)
+
+    @property
+    def heard_ms(self) -> int:
+        """When anything was last received on any path."""
+        return max(path.heard_ms for path in self.paths)
+
+    def next_seq(self) -> int:
+        """The sequence of the next own Beat."""
+        self._seq += 1
+        return self._seq
+
+    def renew(self, now_ms: int) -> None:
+        """Begin a new own session: every message addressed to the old one is void, contact starts from nothing."""
+        self.session = Session(self.session.incarnation, self.session.k + 1)
+        self.opened_ms = now_ms
+        for path in self.paths:
+            path.contact_ms = LONG_AGO
+        self.knows = (NO_SESSION, 0)
+        self.unbroken_since_ms = LONG_AGO
+
+    def hear_hello(self, path: int, hello: Hello, now_ms: int, lost_ms: int) -> bool:
+        """Take a Hello; True if it opens a new session of the peer."""
+        if hello.cluster_id != self.cluster_id or hello.node_id != self.peer_id:
+            self.foreign = f"{hello.node_id} of cluster {hello.cluster_id}"
+            return False
+        if not self._admit(hello.session, now_ms, lost_ms):
+            return False
+        opened = hello.session != self.peer_session
+        if opened:
+            self.peer_session = hello.session
+            self.hello = self.beat = None
+            self.opened_ms = now_ms
+            self.unbroken_since_ms = LONG_AGO
+            for each in self.paths:
+                each.contact_ms = LONG_AGO
+        if self.hello is None or hello.number > self.hello.number:
+            self.hello = hello
+        self.paths[path].heard_ms = now_ms
+        return opened
+
+    def hear_beat(self, path: int, beat: Beat, now_ms: int) -> bool:
+        """Take a Beat of the known session; True if its facts are news."""
+        if beat.session != self.peer_session:
+            return False
+        self.paths[path].heard_ms = now_ms
+        if self.beat is not None and beat.seq <= self.beat.seq:
+            return False
+        self.beat = beat
+        self.knows = beat.knows
+        return True
+
+    def hear_echo(self, path: int, echo: Echo, now_ms: int, lost_ms: int) -> None:
+        """Take the answer to an own Beat."""
+        if echo.session != self.peer_session or echo.to_session != self.session or echo.sent_ms > now_ms:
+            return
+        if now_ms - self.contact_ms > lost_ms:
+            self.unbroken_since_ms = now_ms
+        where = self.paths[path]
+        where.heard_ms = now_ms
+        where.contact_ms = max(where.contact_ms, echo.sent_ms)
+
+    def best_path(self, now_ms: int, lost_ms: int) -> int | None:
+        """The first path with contact, None if there is none."""
+        for index, path in enumerate(self.paths):
+            if now_ms - path.contact_ms <= lost_ms:
+                return index
+        return None
+
+    def _admit(self, session: Session, now_ms: int, lost_ms: int) -> bool:
+        """Newer sessions replace older ones; an older one only where the newer has fallen silent (its disk was replaced)."""
+        return session >= self.peer_session or now_ms - self.heard_ms > lost_ms

@@ -1,0 +1,162 @@
+"""What happened outside, told to the broker. The counterpart of ``core.actions``."""
+
+from typing import NamedTuple
+
+from zmqha.core.peer_protocol import Bulk, Control
+from zmqha.core.position import Lineage, Position
+from zmqha.core.shipment import Shipment
+from zmqha.core.work import StoreImage
+from zmqha.errors import ZmqhaError
+
+# --- from the network -------------------------------------------------------------------------------------------------------
+
+
+class ControlIn(NamedTuple):
+    """A control message of the peer on a path."""
+
+    path: int
+    message: Control
+
+
+class BulkIn(NamedTuple):
+    """A bulk message; ``sender`` is the ROUTER's id of a follower, None when it came from the source we follow."""
+
+    sender: bytes | None
+    message: Bulk
+    frames: tuple[bytes, ...]
+
+
+class Probed(NamedTuple):
+    """A gateway probe ended."""
+
+    sent_ms: int
+    ok: bool
+
+
+class DeathNotice(NamedTuple):
+    """An authentic notice: this incarnation of this node has left its kernel (A6)."""
+
+    node_id: str
+    incarnation: int
+
+
+class ClientIn(NamedTuple):
+    """Frames of a client."""
+
+    client: bytes
+    frames: list[bytes]
+
+
+class ClientGone(NamedTuple):
+    """A client cannot be sent to: it is gone or does not read."""
+
+    client: bytes
+
+
+# --- from the store thread --------------------------------------------------------------------------------------------------
+
+
+class Inspected(NamedTuple):
+    """The store is closed; this is what is there. ``fault``: why it cannot be used ("" = complete or absent)."""
+
+    present: bool
+    position: Position
+    lineage: Lineage
+    peer_high: int
+    fault: str
+
+
+class FactsSaved(NamedTuple):
+    """node.state is durable."""
+
+
+class Claimed(NamedTuple):
+    """SOLE and the lineage record are durable; the store is open. ``image`` is None if it had been open before."""
+
+    position: Position
+    lineage: Lineage
+    image: StoreImage | None
+    shipment: Shipment
+
+
+class Committed(NamedTuple):
+    """Work ``number`` is committed as durably as asked for. ``lineage`` is set when the transaction was a lineage record."""
+
+    number: int
+    shipment: Shipment
+    lineage: Lineage | None
+    used_bytes: int
+    free_bytes: int
+
+
+class CommitRefused(NamedTuple):
+    """A clean "full": nothing of Work ``number``, nor of any later one already handed over, was stored."""
+
+    number: int
+    error: ZmqhaError
+
+
+class Journalled(NamedTuple):
+    """Follower: durable up to ``position``; ``copied_bytes`` of the running copy are written, ``whole`` once it is complete."""
+
+    position: Position
+    copied_bytes: int
+    whole: bool
+
+
+class ShipmentRefused(NamedTuple):
+    """Follower: a shipment does not fit on what this node holds, or was damaged on the way; nothing of it was applied."""
+
+    reason: str
+
+
+class JournalFull(NamedTuple):
+    """Follower: no space on this disk; nothing acknowledged is lost."""
+
+    error: ZmqhaError
+
+
+class Fetched(NamedTuple):
+    """A stored batch."""
+
+    token: int
+    batch: bytes
+
+
+class CopyBegun(NamedTuple):
+    """The source pinned a snapshot of this many live pages."""
+
+    copy: int
+    page_size: int
+    pages: int
+
+
+class CopyPart(NamedTuple):
+    """Pages to be sent; ``digest`` is xxh3_64 of the payload."""
+
+    copy: int
+    runs: tuple[tuple[int, int], ...]
+    payload: bytes
+    digest: int
+
+
+class CopyDone(NamedTuple):
+    """Everything up to ``position`` was handed out; the next Committed is the first shipment on top of it."""
+
+    copy: int
+    position: Position
+    meta: bytes
+
+
+class StoreBeat(NamedTuple):
+    """The store thread finished something: a rising counter, whether work waits, and the disk's free share."""
+
+    progress: int
+    busy: bool
+    free: float
+
+
+Event = (
+    ControlIn | BulkIn | Probed | DeathNotice | ClientIn | ClientGone | Inspected | FactsSaved | Claimed | Committed | CommitRefused
+    | Journalled | ShipmentRefused | JournalFull | Fetched | CopyBegun | CopyPart | CopyDone | StoreBeat
+)  # fmt: skip

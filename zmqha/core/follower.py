@@ -1,0 +1,131 @@
+"""The passive's side of replication: ask to be fed, hand pages to the store, acknowledge what is durable.
+
+Acknowledgements are repeated every heartbeat: a DEALER that reconnected by itself has a new routing id, and the source learns it from
+the next one. Bulk moves to the other path when contact on the present one is lost (T7) and comes back to the peer link when that has
+been well for a while.
+"""
+
+from zmqha.core.actions import Action, ConnectBulk, Journal, SendBulk, TakeCopy
+from zmqha.core.contact import LONG_AGO, Contact
+from zmqha.core.events import Journalled
+from zmqha.core.peer_protocol import NO_SESSION, Bulk, CopyBegin, CopyEnd, CopyPages, Follow, Piece, Session, Stored
+from zmqha.core.position import NOWHERE
+from zmqha.core.shipment import Chunk
+from zmqha.core.timers import Timers
+from zmqha.errors import ProtocolError
+
+HOME_MS = 5000  # contact on the peer link must hold this long before bulk moves back to it
+
+
+class Follower:
+    """Follows one source for one session."""
+
+    def __init__(self, timers: Timers, contact: Contact) -> None:
+        self._timers = timers
+        self._contact = contact
+        self._session = self._source = NO_SESSION
+        self._path: int | None = None
+        self._actions: list[Action] = []
+        self._clear()
+
+    def _clear(self) -> None:
+        self.position = NOWHERE  # durable; meaningful once whole
+        self.copied_bytes = 0
+        self.whole = False
+        self._total_bytes = 0
+        self._taken_txn = 0
+        self._told_ms = LONG_AGO
+        self._home_since_ms: int | None = None
+
+    @property
+    def following(self) -> bool:
+        """Is there a source to hear."""
+        return self._source != NO_SESSION
+
+    @property
+    def copied(self) -> float:
+        """Share of the copy that is written, 0..1."""
+        if self.whole:
+            return 1.0
+        return min(0.99, self.copied_bytes / self._total_bytes) if self._total_bytes else 0.0
+
+    def take_actions(self) -> list[Action]:
+        """Ordered work, handed over once."""
+        taken, self._actions = self._actions, []
+        return taken
+
+    def start(self, session: Session, source: Session, now_ms: int) -> None:
+        """Ask for a full copy."""
+        self._clear()
+        self._session, self._source = session, source
+        self._connect(self._contact.best_path(now_ms, self._timers.lost_ms) or 0, now_ms)
+
+    def stop(self) -> None:
+        """Acknowledge nothing any more."""
+        if self.following:
+            self._actions.append(ConnectBulk(None))
+        self._source = NO_SESSION
+        self._path = None
+
+    def hear(self, message: Bulk, frames: tuple[bytes, ...], now_ms: int) -> None:
+        """Something from the source. Raises ProtocolError for what is not in the grammar."""
+        if getattr(message, "to_session", None) != self._session or message.session != self._source:
+            return
+        match message:
+            case CopyBegin() if not frames:
+                self.copied_bytes, self.whole, self.position = 0, False, NOWHERE
+                self._total_bytes = message.page_size * message.pages
+                self._actions.append(TakeCopy(message, b""))
+            case CopyPages() if len(frames) == 1:
+                self._actions.append(TakeCopy(message, frames[0]))
+            case CopyEnd() if not frames:
+                self._taken_txn = message.position.txn
+                self._actions.append(TakeCopy(message, b""))
+            case Piece() if len(frames) == 2:
+                self._take(message, frames)
+            case _:
+                raise ProtocolError(f"{type(message).__name__} with {len(frames)} byte frames")
+
+    def journalled(self, event: Journalled, now_ms: int) -> None:
+        """The store made something durable: say so at once."""
+        self.copied_bytes = event.copied_bytes
+        if event.whole:
+            self.whole, self.position = True, event.position
+        self._tell(now_ms)
+
+    def tick(self, now_ms: int) -> None:
+        """Keep telling; change the path where contact asks for it."""
+        if not self.following:
+            return
+        if now_ms - self._told_ms >= self._timers.heartbeat_ms:
+            self._tell(now_ms)
+        best = self._contact.best_path(now_ms, self._timers.lost_ms)
+        if best is None or best == self._path:
+            self._home_since_ms = None
+            return
+        here_lost = self._path is None or now_ms - self._contact.paths[self._path].contact_ms > self._timers.lost_ms
+        if self._home_since_ms is None:
+            self._home_since_ms = now_ms
+        if here_lost or now_ms - self._home_since_ms > HOME_MS:
+            self._connect(best, now_ms)
+
+    def _take(self, piece: Piece, frames: tuple[bytes, ...]) -> None:
+        if piece.position.txn <= self._taken_txn or not 0 <= piece.index < piece.count:
+            return  # sent again after a reconnect
+        if piece.index == piece.count - 1:
+            self._taken_txn = piece.position.txn
+        self._actions.append(Journal(Chunk(piece.position, piece.index, piece.count, frames[0], frames[1])))
+
+    def _connect(self, path: int, now_ms: int) -> None:
+        self._path = path
+        self._home_since_ms = None
+        self._told_ms = now_ms
+        if not self.whole:
+            self.copied_bytes = 0
+        self._actions.append(ConnectBulk(path))
+        self._actions.append(SendBulk(None, Follow(self._session, self._source, self.position if self.whole else NOWHERE)))
+
+    def _tell(self, now_ms: int) -> None:
+        self._told_ms = now_ms
+        stored = Stored(self._session, self._source, self.position if self.whole else NOWHERE, self.copied_bytes)
+        self._actions.append(SendBulk(None, stored))

@@ -1,0 +1,310 @@
+"""LMDB's pages, read as bytes: meta pages, the list of free pages, which pages a commit wrote.
+
+Data version 1 (LMDB 0.9), 64 bit, little-endian; page p is at p * page size, pages 0 and 1 are the meta pages::
+
+    page    0        8      10       12       14       16
+            | pgno u64 | pad u16 | flags u16 | lower u16 | upper u16 | pointers u16[] -> ... hole ... <- nodes |
+            flags 1 branch, 2 leaf, 4 overflow (u32 number of pages @12), 8 meta, 0x22 leaf of fixed-size keys (pad = key size)
+            a branch or leaf page is used in [0, lower) and [upper, page size)
+    node    u16 lo | u16 hi | u16 flags | u16 key size | key | data
+            branch: child = lo + hi << 16 + flags << 32      leaf: data size = lo + hi << 16, flags 1 = data is a page number
+            of an overflow run, whose value begins 16 B into its first page
+    meta    0..16 page header | u32 magic @16 | u32 version @20 | u64 address @24 |
+            body [32,152): u64 map size | free database 48 B | main database 48 B | u64 last page | u64 txn
+    database  u32 pad (free database: page size) | u16 flags | u16 depth | u64 branch, leaf, overflow pages, entries | u64 root
+    free database record: key u64 txn that freed them; value u64 count, then the page numbers
+
+A commit writes only bytes [32,152) of the meta page txn & 1. Every page in [2, last page] is in use or listed in the free
+database, never both; so the pages that a commit wrote are ``(free before + new tail) - free after``, and only leaves of the two
+free databases that differ need reading. That holds while nothing reuses pages of the older snapshot: for two transactions, or as
+long as a read transaction holds it.
+
+Works on a buffer; opens no file and changes nothing. What cannot be a sound file raises StoreDamaged. Driven by
+``store.page_file``.
+"""
+
+import struct
+import sys
+from array import array
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from zmqha.core.shipment import META_BODY_BYTES, Pages
+from zmqha.errors import StoreDamaged
+
+assert sys.byteorder == "little", "LMDB files have the byte order of their machine; only little-endian is supported"
+
+Buffer = memoryview | bytes
+
+META_AT = 32  # of the body in its page
+DATA_VERSION = 1
+NO_PAGE = (1 << 64) - 1
+_MAGIC = 0xBEEFC0DE
+_FIRST_PAGE_SIZE_AT = 40  # md_pad of the free database in meta page 0
+_CHILD_MASK = (1 << 48) - 1
+_BRANCH, _LEAF, _OVERFLOW, _META, _LEAF2 = 1, 2, 4, 8, 0x22
+_HEADER_BYTES = 16
+_BIGDATA = 1
+
+_header = struct.Struct("<QHHHH").unpack_from
+_leaf_node = struct.Struct("<HHHHQ").unpack_from
+_u64 = struct.Struct("<Q").unpack_from
+_u32 = struct.Struct("<I").unpack_from
+_STATIC = struct.Struct("<QHHHHIIQ")
+_DATABASE = "IHHQQQQQ"
+_BODY = struct.Struct("<Q" + _DATABASE + _DATABASE + "QQ")
+_TXN_AT = META_BODY_BYTES - 8
+
+
+class Meta(NamedTuple):
+    """One meta page: the root of one snapshot. ``body`` is what the transaction wrote, bytes [32,152)."""
+
+    psize: int
+    mapsize: int
+    free_depth: int
+    free_root: int
+    main_depth: int
+    main_root: int
+    last_pg: int
+    txnid: int
+    body: bytes
+
+
+# --- meta pages -------------------------------------------------------------------------------------------------------------
+
+
+def read_meta(buf: Buffer, slot: int) -> Meta | None:
+    """The meta page in ``slot``; None if there is none. Raises StoreDamaged for a data version not known here."""
+    at = _page_size(buf) if slot else 0
+    if len(buf) < at + META_AT + META_BODY_BYTES:
+        return None
+    magic, version = struct.unpack_from("<II", buf, at + _HEADER_BYTES)
+    if magic != _MAGIC:
+        return None
+    if version != DATA_VERSION:
+        raise StoreDamaged(f"the store has LMDB data version {version}, not {DATA_VERSION}", cure="use the LMDB that wrote it")
+    return parse_body(bytes(buf[at + META_AT : at + META_AT + META_BODY_BYTES]))
+
+
+def newest_meta(buf: Buffer) -> Meta:
+    """The meta page that LMDB would take: the higher transaction number."""
+    found = [meta for slot in (0, 1) if (meta := read_meta(buf, slot)) is not None]
+    if not found:
+        raise StoreDamaged("the store has no LMDB meta page")
+    return max(found, key=lambda meta: meta.txnid)
+
+
+def parse_body(body: bytes) -> Meta:
+    """Name the fields of a meta body."""
+    if len(body) != META_BODY_BYTES:
+        raise StoreDamaged(f"a meta body of {len(body)} bytes")
+    fields = _BODY.unpack(body)
+    mapsize, psize, _, free_depth, _, _, _, _, free_root = fields[:9]
+    _, _, main_depth, _, _, _, _, main_root, last_pg, txnid = fields[9:]
+    if not 512 <= psize <= 65536 or psize & (psize - 1):
+        raise StoreDamaged(f"a meta page announces pages of {psize} bytes")
+    return Meta(psize, mapsize, free_depth, free_root, main_depth, main_root, last_pg, txnid, body)
+
+
+def restamp(body: bytes, txnid: int) -> bytes:
+    """The same snapshot under another transaction number: what goes into the other slot, so that no older root is left."""
+    return body[:_TXN_AT] + txnid.to_bytes(8, "little")
+
+
+def static_head(slot: int) -> bytes:
+    """Bytes [0,32) of a meta page, which LMDB writes once when it creates a file."""
+    return _STATIC.pack(slot, 0, _META, 0, 0, _MAGIC, DATA_VERSION, 0)
+
+
+def _page_size(buf: Buffer) -> int:
+    if len(buf) < _FIRST_PAGE_SIZE_AT + 4:
+        return 4096
+    size: int = _u32(buf, _FIRST_PAGE_SIZE_AT)[0]
+    return size if 512 <= size <= 65536 else 4096
+
+
+# --- free pages -------------------------------------------------------------------------------------------------------------
+
+
+def free_ids(buf: Buffer, meta: Meta) -> "array[int]":
+    """Every page that snapshot ``meta`` does not use, in no order."""
+    try:
+        records: dict[int, bytes] = {}
+        for leaf in _leaves(buf, meta):
+            _records(buf, meta, leaf, records)
+        return _ids(records.values())
+    except (struct.error, IndexError) as error:
+        raise _damaged(meta, error) from error
+
+
+def changed_pages(buf: Buffer, old: Meta, new: Meta) -> list[int]:
+    """Pages in use by ``new`` that ``old`` did not use, rising: exactly what the transactions between them wrote.
+
+    Exact only while no page of ``old`` was reused (see above); beyond that the answer is wrong or StoreDamaged.
+    """
+    assert old.txnid < new.txnid and old.psize == new.psize, "an older and a newer snapshot of one file"
+    try:
+        gone, come = _differing_leaves(buf, old, new)
+        before: dict[int, bytes] = {}
+        after: dict[int, bytes] = {}
+        for leaf in gone:
+            _records(buf, old, leaf, before)
+        for leaf in come:
+            _records(buf, new, leaf, after)
+    except (struct.error, IndexError) as error:
+        raise _damaged(new, error) from error
+    for key in [key for key, ids in before.items() if after.get(key) == ids]:
+        del before[key], after[key]
+    changed = set(_ids(before.values()))
+    changed.update(range(old.last_pg + 1, new.last_pg + 1))
+    changed.difference_update(_ids(after.values()))
+    return sorted(changed)
+
+
+def live_runs(buf: Buffer, meta: Meta) -> list[tuple[int, int]]:
+    """Every page in use but the meta pages, as (first page, number of pages)."""
+    runs, first = [], 2
+    for page in sorted(free_ids(buf, meta)):
+        if page > first:
+            runs.append((first, page - first))
+        first = page + 1
+    if first <= meta.last_pg:
+        runs.append((first, meta.last_pg + 1 - first))
+    return runs
+
+
+def runs_of(pages: Iterable[int]) -> list[tuple[int, int]]:
+    """Join rising page numbers to (first page, number of pages)."""
+    runs: list[tuple[int, int]] = []
+    first = count = 0
+    for page in pages:
+        if count and page == first + count:
+            count += 1
+            continue
+        if count:
+            runs.append((first, count))
+        first, count = page, 1
+    if count:
+        runs.append((first, count))
+    return runs
+
+
+def _differing_leaves(buf: Buffer, old: Meta, new: Meta) -> tuple[set[int], set[int]]:
+    """Leaves of one free database that are not leaves of the other; descends both level by level, counted from the leaves.
+
+    A page that both trees hold is unchanged, and so is everything below it.
+    """
+    old_level: set[int] = set()
+    new_level: set[int] = set()
+    for height in range(max(old.free_depth, new.free_depth), 0, -1):
+        if height == old.free_depth:
+            old_level = {old.free_root}
+        if height == new.free_depth:
+            new_level = {new.free_root}
+        old_level, new_level = old_level - new_level, new_level - old_level
+        if height > 1:
+            old_level = _children(buf, old.psize, old_level)
+            new_level = _children(buf, new.psize, new_level)
+    return old_level, new_level
+
+
+def _leaves(buf: Buffer, meta: Meta) -> set[int]:
+    level = {meta.free_root} if meta.free_depth else set()
+    for _ in range(meta.free_depth - 1):
+        level = _children(buf, meta.psize, level)
+    return level
+
+
+def _children(buf: Buffer, psize: int, branches: Iterable[int]) -> set[int]:
+    found = set()
+    for page in branches:
+        at = page * psize
+        for node in _nodes(buf, page, at, _BRANCH):
+            found.add(_u64(buf, at + node)[0] & _CHILD_MASK)
+    return found
+
+
+def _nodes(buf: Buffer, page: int, at: int, kind: int) -> tuple[int, ...]:
+    """Offsets of a page's nodes."""
+    number, _, flags, lower, _ = _header(buf, at)
+    if number != page or flags != kind or lower < _HEADER_BYTES:
+        raise StoreDamaged(f"page {page} of the free list is page {number} with flags {flags:#x}")
+    return struct.unpack_from(f"<{(lower - _HEADER_BYTES) // 2}H", buf, at + _HEADER_BYTES)
+
+
+def _records(buf: Buffer, meta: Meta, leaf: int, into: dict[int, bytes]) -> None:
+    """Add the records of one leaf of the free database: key -> raw value."""
+    psize = meta.psize
+    at = leaf * psize
+    for node in _nodes(buf, leaf, at, _LEAF):
+        low, high, flags, _, key = _leaf_node(buf, at + node)
+        start, size = at + node + 16, low | high << 16
+        if flags & _BIGDATA:
+            page = _u64(buf, start)[0]
+            start = page * psize + _HEADER_BYTES
+            if _header(buf, page * psize)[0:3:2] != (page, _OVERFLOW):
+                raise StoreDamaged(f"page {page} of the free list is not an overflow page")
+        into[key] = bytes(buf[start : start + size])
+
+
+def _ids(values: Iterable[bytes]) -> "array[int]":
+    """Page numbers out of raw values, which may be longer than the numbers in them (LMDB reserves room)."""
+    found = array("Q")
+    for value in values:
+        end = 8 + 8 * int.from_bytes(value[:8], "little")
+        if not 8 <= end <= len(value):
+            raise StoreDamaged("a record of the free list is cut off")
+        found.frombytes(memoryview(value)[8:end])
+    return found
+
+
+def _damaged(meta: Meta, error: Exception) -> StoreDamaged:
+    return StoreDamaged(f"the free list of transaction {meta.txnid} cannot be read", cause=str(error))
+
+
+# --- page contents ----------------------------------------------------------------------------------------------------------
+
+
+def collect(buf: memoryview, psize: int, pages: Sequence[int]) -> Pages:
+    """Copy out pages in use (rising), without the holes of branch and leaf pages; overflow runs and LEAF2 pages whole.
+
+    Every page is checked to be what it says: a continuation page of an overflow run, or a dead page, read as a page with a
+    header would corrupt the copy silently.
+    """
+    runs: list[tuple[int, int]] = []
+    compact: list[tuple[int, int, int]] = []
+    pieces: list[memoryview] = []
+    first = length = index = 0  # the run being joined
+    total = len(pages)
+    if total and (pages[-1] + 1) * psize > len(buf):
+        raise StoreDamaged(f"page {pages[-1]} lies behind the end of the store file")
+    while index < total:
+        page = pages[index]
+        at = page * psize
+        number, _, flags, lower, upper = _header(buf, at)
+        if number != page:
+            raise StoreDamaged(f"page {page} says it is page {number}")
+        if flags in (_LEAF, _BRANCH):
+            if not _HEADER_BYTES <= lower <= upper <= psize:
+                raise StoreDamaged(f"page {page} has the hole [{lower}, {upper})")
+            compact.append((page, lower, upper))
+            pieces.append(buf[at : at + lower])
+            pieces.append(buf[at + upper : at + psize])
+            index += 1
+            continue
+        count = lower | upper << 16 if flags == _OVERFLOW else 1
+        if flags not in (_OVERFLOW, _LEAF2):
+            raise StoreDamaged(f"page {page} has flags {flags:#x}")
+        if count < 1 or index + count > total or pages[index + count - 1] != page + count - 1:
+            raise StoreDamaged(f"the overflow run of {count} pages at {page} is not whole")
+        if length and page == first + length:
+            length += count
+        else:
+            if length:
+                runs.append((first, length))
+            first, length = page, count
+        index += count
+    if length:
+        runs.append((first, length))
+    whole = [buf[page * psize : (page + count) * psize] for page, count in runs]
+    return Pages(runs, compact, b"".join(whole + pieces))

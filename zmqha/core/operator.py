@@ -1,0 +1,246 @@
+"""What operators ask and order: status, history, switchover, promote, resync. Pure; answers are plain maps for ADMIN replies.
+
+The last sentence of ``status`` says what would be lost if either server died *now*; it is computed from the same facts that confirms
+rest on, so it must be changed together with ``broker._durable_txn``.
+"""
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from zmqha.core.contact import LONG_AGO
+from zmqha.core.peer_protocol import Beat, Standing, State, Sub
+from zmqha.errors import OperationFailed
+
+if TYPE_CHECKING:
+    from zmqha.core.broker import Broker
+
+
+class Pair(NamedTuple):
+    """What people call things."""
+
+    name: str
+    cluster_id: str
+    single_machine: bool
+    version: str
+    endpoint: str
+    peer_endpoint: str
+    gateway_kind: str
+    gateways: tuple[str, ...]
+
+
+class Operator:
+    """Carries out verbs on a broker."""
+
+    def __init__(self, pair: Pair) -> None:
+        self.pair = pair
+
+    def carry_out(self, broker: "Broker", verb: str, arguments: dict[str, Any], now_ms: int) -> Any:
+        """The result of a verb; raises ZmqhaError."""
+        match verb:
+            case "status":
+                return self.status(broker, now_ms)
+            case "history":
+                return self._history(broker)
+            case "switchover":
+                return self._switchover(broker, arguments, now_ms)
+            case "promote":
+                return self._promote(broker, arguments, now_ms)
+            case "resync":
+                return self._resync(broker, arguments, now_ms)
+            case "version":
+                return {"version": self.pair.version, "server": broker.ha.identity.node_id}
+        raise OperationFailed(f"no verb {verb!r}", cause="this server does not know it", cure="see `zmqha --help`")
+
+    def status(self, broker: "Broker", now_ms: int) -> dict[str, Any]:
+        """Both servers as this one sees them, and the verdict."""
+        ha = broker.ha
+        peer = ha.peer
+        mine, theirs = self._own_row(broker, now_ms), self._peer_row(broker, peer, now_ms)
+        rows = [row for row in (mine, theirs) if row is not None]
+        rows.sort(key=lambda row: row["role"])
+        heard = peer is not None and now_ms - ha.contact.heard_ms <= ha.timers.lost_ms
+        return {
+            "pair": self.pair.name,
+            "cluster": self.pair.cluster_id,
+            "single_machine": self.pair.single_machine,
+            "answering": ha.identity.node_id,
+            "servers": rows,
+            "gateway": {
+                "kind": self.pair.gateway_kind,
+                "addresses": list(self.pair.gateways),
+                "own": ha.vote.answers(),
+                "peer": peer.gateway if peer is not None and heard else None,
+            },
+            "counts": broker.service.counts() if broker.serving else None,
+            "equal": (peer.position == ha.position) if peer is not None and heard else None,
+            "sentence": self.sentence(broker, now_ms),
+        }
+
+    def sentence(self, broker: "Broker", now_ms: int) -> str:
+        """What losing a server now would cost, in one sentence."""
+        ha = broker.ha
+        peer = ha.peer
+        heard = peer is not None and now_ms - ha.contact.heard_ms <= ha.timers.lost_ms
+        me, other = ha.identity.node_id, ha.identity.peer_id
+        in_sync = (ha.state is State.ACTIVE and ha.granted) or ha.state is State.PASSIVE
+        if in_sync and heard:
+            return "Losing either server now loses 0 acknowledged messages."
+        if ha.state is State.STANDALONE and not other:
+            return f"{me} runs without a peer: losing it loses every message it holds."
+        if ha.state is State.STANDALONE:
+            doing = "is copying" if heard and peer is not None and peer.state is State.PASSIVE_SYNC else "is not in sync"
+            return f"{me} serves alone, {other} {doing}: losing {me} now loses every message not consumed since epoch {ha.epoch}."
+        if ha.state is State.PASSIVE_SYNC:
+            return f"{me} is copying: losing {other} now loses acknowledged messages that only {other} holds."
+        if heard and peer is not None and peer.state in (State.ACTIVE, State.STANDALONE):
+            return f"{other} serves, {me} waits: {self.waits_for(broker, now_ms)}"
+        return f"Nobody serves: {self.waits_for(broker, now_ms)}"
+
+    def waits_for(self, broker: "Broker", now_ms: int) -> str:
+        """Why a server does not serve, and the cure."""
+        ha = broker.ha
+        heard = now_ms - ha.contact.heard_ms <= ha.timers.lost_ms
+        me, other = ha.identity.node_id, ha.identity.peer_id
+        if ha.contact.foreign:
+            return f"{ha.contact.foreign} speaks on the peer port of {me}; this is not its peer, check the configuration."
+        if ha.diverged is not None:
+            return (
+                f"both stores hold confirmed messages that the other lacks ({ha.diverged.why}); "
+                f"to give up those of {me}: zmqha resync --discard-own (its files are kept aside)."
+            )
+        if heard and ha.mismatch():
+            return f"{ha.mismatch()}; they cannot copy from each other."
+        if heard:
+            return f"{me} has contact with {other} and settles with it now ({ha.reason})."
+        match ha.durable.standing:
+            case Standing.SOLE:
+                return f"{me} holds the newest data and waits for its gateway to answer."
+            case Standing.NEW:
+                cure = f"start {other}, or: zmqha promote --accept-loss-of-peer"
+                return f"{me} has never held data and cannot know whether {other} does; {cure}."
+            case Standing.BEHIND:
+                return f"{me} is missing messages that {other} holds and waits for it; last resort: zmqha promote --accept-loss-of-peer."
+            case _:
+                return (
+                    f"{me} was in sync at epoch {ha.durable.epoch}, but {other} may have gone on alone since; it waits for {other}. "
+                    f"If {other} is lost for good: zmqha promote --accept-loss-of-peer."
+                )
+
+    # --- rows of the table --------------------------------------------------------------------------------------------------
+
+    def _own_row(self, broker: "Broker", now_ms: int) -> dict[str, Any]:
+        ha = broker.ha
+        age = broker.source.overdue_ms(now_ms) if broker.serving else 0
+        lag = max(0, ha.peer.position.txn - ha.position.txn) if ha.peer is not None and not broker.serving else 0
+        return {
+            "name": ha.identity.node_id,
+            "endpoint": self.pair.endpoint,
+            "role": "Primary" if ha.identity.primary else "Secondary",
+            "state": ha.state.value,
+            "sub": "syncing"
+            if ha.state is State.STANDALONE and broker.source.fed_session().incarnation
+            else ha.sub(now_ms).value,
+            "reason": ha.reason,
+            "standing": ha.durable.standing.value,
+            "epoch": ha.epoch.counter,
+            "txn": ha.position.txn,
+            "chain": ha.position.chain[:8].hex(),
+            "lag_ms": float(age) if broker.serving and ha.granted else None,
+            "lag_txns": lag,
+            "free": ha.free,
+            "contact_ms": _age(ha.contact.contact_ms, now_ms),
+            "copied": ha.copied,
+            "version": self.pair.version,
+        }
+
+    def _peer_row(self, broker: "Broker", peer: Beat | None, now_ms: int) -> dict[str, Any] | None:
+        ha = broker.ha
+        if not ha.identity.peer_id:
+            return None
+        row: dict[str, Any] = {
+            "name": ha.identity.peer_id,
+            "endpoint": self.pair.peer_endpoint,
+            "role": "Secondary" if ha.identity.primary else "Primary",
+            "state": "unreachable",
+            "sub": "",
+            "reason": "",
+            "standing": "",
+            "epoch": 0,
+            "txn": 0,
+            "chain": "",
+            "lag_ms": None,
+            "lag_txns": None,
+            "free": None,
+            "contact_ms": _age(ha.contact.contact_ms, now_ms),
+            "copied": 0.0,
+            "version": "",
+        }
+        if peer is None or now_ms - ha.contact.heard_ms > ha.timers.lost_ms:
+            return row
+        behind = max(0, ha.position.txn - peer.position.txn) if broker.serving else 0
+        row.update(
+            state=peer.state.value,
+            sub=peer.sub.value,
+            reason=peer.reason,
+            standing=peer.standing.value,
+            epoch=peer.epoch.counter,
+            txn=peer.position.txn,
+            chain=peer.position.chain[:8].hex(),
+            lag_ms=float(broker.source.overdue_ms(now_ms)) if peer.state is State.PASSIVE else None,
+            lag_txns=behind,
+            free=peer.free,
+            copied=peer.copied,
+        )
+        return row
+
+    # --- orders -------------------------------------------------------------------------------------------------------------
+
+    def _history(self, broker: "Broker") -> dict[str, Any]:
+        entries = [
+            {
+                "epoch": entry.epoch.counter,
+                "txn": entry.first_txn,
+                "reason": entry.reason,
+                "mode": entry.mode.value,
+                "wall_ms": entry.wall_ms,
+                "active": entry.writer,
+                "outage_ms": entry.outage_ms,
+            }
+            for entry in broker.ha.lineage
+        ]
+        return {"pair": self.pair.name, "cluster": self.pair.cluster_id, "entries": entries}
+
+    def _switchover(self, broker: "Broker", arguments: dict[str, Any], now_ms: int) -> dict[str, Any]:
+        ha = broker.ha
+        to = arguments.get("to") or ha.identity.peer_id
+        if to == ha.identity.node_id and broker.serving:
+            raise OperationFailed(f"{to} is active already", cause="nothing is to be switched", cure="look at `zmqha status`")
+        if to != ha.identity.peer_id:
+            raise OperationFailed(f"no server {to!r} here", cause=f"the other server is {ha.identity.peer_id!r}")
+        if ha.sub(now_ms) is Sub.LEAVING:
+            raise OperationFailed("a switchover is under way already", cause=ha.reason)
+        reason = str(arguments.get("reason") or "")
+        ha.leave("switchover by an operator" + (f" ({reason[:100]})" if reason else ""), now_ms, exit=False)
+        return {"from": ha.identity.node_id, "to": to, "started": True}
+
+    def _promote(self, broker: "Broker", arguments: dict[str, Any], now_ms: int) -> dict[str, Any]:
+        if arguments.get("accept_loss_of_peer") is not True:
+            raise OperationFailed(
+                "promote needs --accept-loss-of-peer",
+                cause="messages that only the other server holds would be given up",
+                cure="start the other server if you can; otherwise say the flag",
+            )
+        broker.ha.promote("an operator", f"{broker.wall_ms} ms", now_ms)
+        return {"promoted": broker.ha.identity.node_id, "position": str(broker.ha.position)}
+
+    def _resync(self, broker: "Broker", arguments: dict[str, Any], now_ms: int) -> dict[str, Any]:
+        if arguments.get("discard_own") is not True:
+            raise OperationFailed(
+                "resync needs --discard-own",
+                cause="confirmed messages that only this server holds would be given up (its files are kept aside)",
+            )
+        broker.ha.resync(now_ms)
+        return {"resync": broker.ha.identity.node_id}
+
+
+def _age(then_ms: int, now_ms: int) -> int | None:
+    return None if then_ms == LONG_AGO else now_ms - then_ms

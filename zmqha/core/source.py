@@ -1,0 +1,210 @@
+"""The active's side of replication: what the peer must still make durable, and how a returning peer gets a full copy.
+
+::
+
+    NONE --Follow(NOWHERE)--> COPYING --CopyDone--> STREAMING         Follow(position) or a new routing id: send again from there
+      ^                          |                      |
+      +------- the follower falls to WAITING, is too slow, its session ends
+
+The window is bounded (limits.WINDOW_*): above it no commit is started, so memory is bounded by the follower's pace or, after
+``slow_ms``, by dropping the follower. Shipments stay here until acknowledged, because a socket that reconnects forgets.
+"""
+
+from collections import deque
+from enum import Enum, auto
+from typing import NamedTuple
+
+from zmqha.core import limits
+from zmqha.core.actions import Action, CopyOut, SendBulk, StopCopy
+from zmqha.core.contact import LONG_AGO
+from zmqha.core.events import CopyBegun, CopyDone, CopyPart
+from zmqha.core.peer_protocol import NO_SESSION, CopyBegin, CopyEnd, CopyPages, Follow, Piece, Session, Stored
+from zmqha.core.position import NOWHERE, Position
+from zmqha.core.shipment import Shipment, chunks
+
+
+class Phase(Enum):
+    """How far the follower is."""
+
+    NONE = auto()
+    COPYING = auto()
+    STREAMING = auto()
+
+
+class Outstanding(NamedTuple):
+    """A shipment on its way."""
+
+    shipment: Shipment
+    sent_ms: int
+
+
+class Source:
+    """Feeds at most one follower."""
+
+    def __init__(self) -> None:
+        self._actions: list[Action] = []
+        self._copy = 0  # number of the newest copy; what the store still says of an older one is dropped
+        self._clear()
+
+    def _clear(self) -> None:
+        self.phase = Phase.NONE
+        self.acked = NOWHERE  # durable in the follower's journal
+        self.whole = False  # the follower has taken the whole copy
+        self._session = self._follower_session = NO_SESSION  # own and the follower's, at Follow
+        self._route: bytes | None = None
+        self._window: deque[Outstanding] = deque()
+        self._window_bytes = 0
+        self._asked_bytes = self._sent_bytes = self._copied_bytes = self._total_bytes = 0
+        self._copy_moved_ms = LONG_AGO
+        self._copy_end = NOWHERE
+
+    def reset(self) -> None:
+        """No follower any more."""
+        if self.phase is Phase.COPYING:
+            self._actions.append(StopCopy())
+        self._clear()
+
+    def take_actions(self) -> list[Action]:
+        """Ordered work, handed over once."""
+        taken, self._actions = self._actions, []
+        return taken
+
+    # --- from the follower --------------------------------------------------------------------------------------------------
+
+    def follow(self, sender: bytes, message: Follow, now_ms: int) -> None:
+        """The follower (again) asks to be fed. The caller has checked both sessions."""
+        if message.position == NOWHERE:
+            self.reset()
+            self._session, self._follower_session, self._route = message.to_session, message.session, sender
+            self.phase = Phase.COPYING
+            self._copy_moved_ms = now_ms
+            self._asked_bytes = limits.COPY_WINDOW_BYTES
+            self._copy += 1
+            self._actions.append(CopyOut(self._copy, begin=True, budget=limits.COPY_WINDOW_BYTES))
+        elif self.phase is Phase.STREAMING and (message.to_session, message.session) == (self._session, self._follower_session):
+            self._route = sender
+            self._acknowledge(message.position)
+            self._send_again(now_ms)
+
+    def stored(self, sender: bytes, message: Stored, now_ms: int) -> None:
+        """An acknowledgement, repeated every heartbeat, so that a reconnected socket is noticed by its new routing id."""
+        if message.session != self._follower_session or message.to_session != self._session:
+            return
+        moved = sender != self._route
+        self._route = sender
+        if self.phase is Phase.COPYING:
+            if message.copied_bytes > self._copied_bytes:
+                self._copied_bytes = message.copied_bytes
+                self._copy_moved_ms = now_ms
+            self._ask_for_more()
+        elif self.phase is Phase.STREAMING:
+            self._acknowledge(message.position)
+            if moved:
+                self._send_again(now_ms)
+
+    # --- from the store -----------------------------------------------------------------------------------------------------
+
+    def committed(self, shipment: Shipment, now_ms: int) -> None:
+        """A commit of ours: ship it, unless a running copy will include it."""
+        if self.phase is not Phase.STREAMING:
+            return
+        self._window.append(Outstanding(shipment, now_ms))
+        self._window_bytes += shipment.size
+        self._send(shipment)
+
+    def copy_begun(self, event: CopyBegun) -> None:
+        """The store pinned a snapshot."""
+        if self._current(event.copy):
+            self._total_bytes = event.page_size * event.pages
+            self._bulk(CopyBegin(self._session, self._follower_session, event.page_size, event.pages))
+
+    def copy_part(self, event: CopyPart) -> None:
+        """Pages of the copy."""
+        if self._current(event.copy):
+            self._sent_bytes += len(event.payload)
+            self._bulk(CopyPages(self._session, self._follower_session, event.runs, event.digest), event.payload)
+
+    def copy_done(self, event: CopyDone) -> None:
+        """From here on every commit is shipped."""
+        if self._current(event.copy):
+            self.phase = Phase.STREAMING
+            self.acked = NOWHERE
+            self._copy_end = event.position
+            self._bulk(CopyEnd(self._session, self._follower_session, event.position, event.meta))
+
+    # --- what the broker asks -----------------------------------------------------------------------------------------------
+
+    @property
+    def room(self) -> bool:
+        """May another commit be started."""
+        return len(self._window) < limits.WINDOW_SHIPMENTS and self._window_bytes < limits.WINDOW_BYTES
+
+    @property
+    def in_sync(self) -> bool:
+        """The follower has the whole copy and keeps up within the window (T14)."""
+        return self.phase is Phase.STREAMING and self.whole and self.room
+
+    @property
+    def empty(self) -> bool:
+        """Nothing is on its way."""
+        return not self._window
+
+    @property
+    def copied(self) -> float:
+        """Share of a running copy that has arrived, 0..1."""
+        if self.phase is Phase.STREAMING:
+            return 1.0
+        return min(0.99, self._copied_bytes / self._total_bytes) if self._total_bytes else 0.0
+
+    def overdue_ms(self, now_ms: int) -> int:
+        """Age of the oldest thing the follower has not acknowledged (T_SLOW)."""
+        if self._window:
+            return now_ms - self._window[0].sent_ms
+        if self.phase is Phase.COPYING and self._sent_bytes > self._copied_bytes:
+            return now_ms - self._copy_moved_ms
+        return 0
+
+    def fed_session(self) -> Session:
+        """The follower's session, NO_SESSION without one."""
+        return self._follower_session if self.phase is not Phase.NONE else NO_SESSION
+
+    # --- inside -------------------------------------------------------------------------------------------------------------
+
+    def _current(self, copy: int) -> bool:
+        return self.phase is Phase.COPYING and copy == self._copy
+
+    def _acknowledge(self, position: Position) -> None:
+        """Cumulative. A position we never shipped (another chain at the same txn) is not an acknowledgement."""
+        if position == self._copy_end:
+            self.whole = True
+            self.acked = max(self.acked, position, key=lambda each: each.txn)
+            return
+        if not any(out.shipment.position == position for out in self._window):
+            return
+        while self._window:
+            done = self._window.popleft()
+            self._window_bytes -= done.shipment.size
+            self.acked = done.shipment.position
+            if self.acked == position:
+                break
+        self.whole = True
+
+    def _send_again(self, now_ms: int) -> None:
+        for out in self._window:
+            self._send(out.shipment)
+
+    def _send(self, shipment: Shipment) -> None:
+        for chunk in chunks(shipment):
+            piece = Piece(self._session, self._follower_session, chunk.position, chunk.index, chunk.count)
+            self._bulk(piece, chunk.head, chunk.piece)
+
+    def _ask_for_more(self) -> None:
+        """Keep at most COPY_WINDOW_BYTES of the copy between the two disks."""
+        budget = self._copied_bytes + limits.COPY_WINDOW_BYTES - self._asked_bytes
+        if budget >= limits.CHUNK_BYTES_MAX:
+            self._asked_bytes += budget
+            self._actions.append(CopyOut(self._copy, begin=False, budget=budget))
+
+    def _bulk(self, message: Piece | CopyBegin | CopyPages | CopyEnd, *frames: bytes) -> None:
+        assert self._route is not None
+        self._actions.append(SendBulk(self._route, message, frames))

@@ -1,0 +1,290 @@
+"""One server: events in, broker, actions carried out. No decisions here; if one appears, it belongs in ``core``.
+
+The one loop of the process. Order in a turn: the clock is read once; peers first, because roles depend on them; then the store; then
+clients, within budgets (``core.limits``); then time; then everything the broker wants done.
+"""
+
+import logging
+import os
+import time
+from collections.abc import Callable
+
+import zmq
+
+from zmqha.core import death_notice, limits
+from zmqha.core.actions import (
+    Action,
+    ConnectBulk,
+    Halt,
+    Note,
+    ProbeGateway,
+    ResetPath,
+    SendBulk,
+    SendControl,
+    SendToClient,
+)
+from zmqha.core.broker import Broker
+from zmqha.core.events import BulkIn, ClientGone, ClientIn, ControlIn, DeathNotice, Event, Probed, StoreBeat
+from zmqha.core.peer_protocol import decode_bulk, decode_control, encode
+from zmqha.core.timers import STORE_STUCK_MS
+from zmqha.errors import ProtocolError
+from zmqha.server.config import Route
+from zmqha.store.writer import StoreThread
+from zmqha.transport.bulk import BulkFollower, BulkSource
+from zmqha.transport.clients import Clients, Sent
+from zmqha.transport.gateway import Prober
+from zmqha.transport.mailbox import Mailbox
+from zmqha.transport.peer_link import PeerLink
+from zmqha.transport.reactor import Reactor, Waitable
+from zmqha.transport.security import KeyGate
+from zmqha.transport.sockets import Context
+from zmqha.transport.watcher import DeathListener
+
+log = logging.getLogger("zmqha")
+
+STORE_LOOK_MS = 200  # how often the store thread's progress is looked at
+FAULT_LINE_MS = 1000  # at most one log line per second about refused frames
+
+
+class Network:
+    """Every socket of the server."""
+
+    def __init__(
+        self,
+        gate: KeyGate | None,
+        clients: Clients,
+        routes: tuple[Route, ...],
+        links: list[PeerLink],
+        source: BulkSource | None,
+        follower: BulkFollower | None,
+        listener: DeathListener | None,
+        prober: Prober | None,
+    ) -> None:
+        self.gate = gate
+        self.clients = clients
+        self.routes = routes
+        self.links = links
+        self.source = source
+        self.follower = follower
+        self.listener = listener
+        self.prober = prober
+
+    def close(self) -> None:
+        """At the end of the process."""
+        for part in (self.clients, *self.links, self.source, self.follower, self.listener, self.prober, self.gate):
+            if part is not None:
+                part.close()
+
+
+class Node:
+    """Carries out what the broker says."""
+
+    def __init__(
+        self,
+        broker: Broker,
+        network: Network,
+        store: StoreThread,
+        mailbox: Mailbox[Event],
+        reactor: Reactor,
+        secret: bytes,
+        on_signal: Callable[["Node", int, int], None],
+    ) -> None:
+        self.broker = broker
+        self.network = network
+        self.store = store
+        self.mailbox = mailbox
+        self.reactor = reactor
+        self.secret = secret
+        self.exit_code: int | None = None
+        self._on_signal = on_signal
+        self._later: list[Event] = []
+        self._faults_told = 0
+        self._fault_line_ms = 0
+        self._store_look_ms = 0
+        self._store_seen = (0, 0)  # (progress, when it last moved)
+        self._peer_faults = 0
+
+    def run(self) -> int:
+        """Until a Halt; the exit code."""
+        self._carry_out(clock_ms())
+        while self.exit_code is None:
+            self.turn()
+        return self.exit_code
+
+    def turn(self) -> None:
+        """One turn of the loop."""
+        before = clock_ms()
+        wait_ms = min(self.broker.deadline_ms(before) - before, limits.TURN_MS_MAX) if not self._later else 0
+        ready = self.reactor.wait(self._sources(), wait_ms)
+        now_ms = clock_ms()
+        self.broker.begin_turn(now_ms, int(time.time() * 1000))
+        for number in self.reactor.caught():
+            self._on_signal(self, number, now_ms)
+        self._hear_peer(now_ms)
+        self._hear_gateway(now_ms)
+        self._hear_store(now_ms)
+        self._hear_clients(ready, now_ms)
+        self.broker.tick(now_ms)
+        self._carry_out(now_ms)
+        self._tell_faults(now_ms)
+
+    # --- events in ----------------------------------------------------------------------------------------------------------
+
+    def _sources(self) -> list[Waitable | None]:
+        network = self.network
+        sources: list[Waitable | None] = [self.mailbox.fd, *(link.socket for link in network.links)]
+        if self.broker.reads_clients:
+            sources.append(network.clients.socket)
+        if network.source is not None and network.follower is not None:
+            sources += [network.source.socket, network.follower.socket]
+        if network.listener is not None:
+            sources += network.listener.fds
+        if network.prober is not None:
+            sources.append(network.prober.fd)
+        if network.gate is not None:
+            sources.append(network.gate.socket)
+        return sources
+
+    def _hear_peer(self, now_ms: int) -> None:
+        """All readable frames, whatever the poller said: a decision must not be taken over unread news (F3)."""
+        network, receive = self.network, self.broker.receive
+        if network.gate is not None:
+            network.gate.receive()
+        for index, link in enumerate(network.links):
+            link.tick(now_ms)
+            for frame in link.receive(limits.PEER_MESSAGES_PER_TURN):
+                try:
+                    receive(ControlIn(index, decode_control(frame)), now_ms)
+                except ProtocolError as error:
+                    self._peer_fault(error)
+        if network.listener is not None:
+            for datagram in network.listener.receive():
+                found = death_notice.verify(datagram, self.secret, self.broker.ha.identity.cluster_id)
+                if found is not None:
+                    receive(DeathNotice(*found), now_ms)
+        if network.source is not None:
+            network.source.tick(now_ms)
+            for sender, frames in network.source.receive(limits.PEER_MESSAGES_PER_TURN):
+                self._bulk_in(sender, frames, now_ms)
+        if network.follower is not None:
+            for frames in network.follower.receive(limits.PEER_MESSAGES_PER_TURN):
+                self._bulk_in(None, frames, now_ms)
+
+    def _bulk_in(self, sender: bytes | None, frames: list[bytes], now_ms: int) -> None:
+        try:
+            if not frames:
+                raise ProtocolError("a bulk message without frames")
+            self.broker.receive(BulkIn(sender, decode_bulk(frames[0]), tuple(frames[1:])), now_ms)
+        except ProtocolError as error:
+            self._peer_fault(error)
+
+    def _hear_gateway(self, now_ms: int) -> None:
+        prober = self.network.prober
+        if prober is None:
+            return
+        prober.tick(now_ms)
+        for probe in prober.take():
+            self.broker.receive(Probed(probe.sent_ms, probe.ok), now_ms)
+
+    def _hear_store(self, now_ms: int) -> None:
+        for event in self.mailbox.take(limits.STORE_EVENTS_PER_TURN):
+            self.broker.receive(event, now_ms)
+        later, self._later = self._later, []
+        for event in later:
+            self.broker.receive(event, now_ms)
+        if now_ms - self._store_look_ms >= STORE_LOOK_MS:
+            self._store_look_ms = now_ms
+            self._look_at_store(now_ms)
+
+    def _look_at_store(self, now_ms: int) -> None:
+        progress, asked = self.store.progress, self.store.asked
+        busy = progress != asked
+        if not busy or progress != self._store_seen[0]:
+            self._store_seen = (progress, now_ms)
+        elif now_ms - self._store_seen[1] > STORE_STUCK_MS:
+            log.critical("store.stuck for_ms=%d", now_ms - self._store_seen[1])
+            self._end_now(1)
+        self.broker.receive(StoreBeat(progress, busy, self.store.free_share), now_ms)
+
+    def _hear_clients(self, ready: set[Waitable], now_ms: int) -> None:
+        clients = self.network.clients
+        clients.tick(now_ms)
+        if clients.socket in ready and self.broker.reads_clients:
+            for client, frames in clients.receive(limits.CLIENT_MESSAGES_PER_TURN):
+                self.broker.receive(ClientIn(client, frames), now_ms)
+
+    # --- actions out --------------------------------------------------------------------------------------------------------
+
+    def _carry_out(self, now_ms: int) -> None:
+        for action in self.broker.take_actions():
+            self._do(action, now_ms)
+
+    def _do(self, action: Action, now_ms: int) -> None:
+        network = self.network
+        match action:
+            case SendToClient(client, frames):
+                if network.clients.send(client, frames) is not Sent.OK:
+                    self._later.append(ClientGone(client))
+            case SendBulk(to, message, frames):
+                wire = [encode(message), *frames]
+                if to is not None and network.source is not None:
+                    network.source.send(to, wire)
+                elif network.follower is not None:
+                    network.follower.send(wire)
+            case SendControl(path, message):
+                frame = encode(message)
+                for link in network.links if path is None else [network.links[path]]:
+                    link.send(frame)
+            case ResetPath(path):
+                network.links[path].rebuild(now_ms)
+            case ConnectBulk(path):
+                assert network.follower is not None
+                if path is None:
+                    network.follower.close()
+                else:
+                    network.follower.connect(network.routes[path].there.bulk.tcp)
+            case ProbeGateway(sent_ms):
+                assert network.prober is not None
+                network.prober.start(now_ms, sent_ms)
+            case Note(event, fields):
+                log.info("%s", event, extra={"fields": fields})
+            case Halt(reason, code):
+                log.info("server.exit", extra={"fields": (("reason", reason), ("code", code))})
+                self.exit_code = code
+            case _:
+                self.store.put(action)
+
+    # --- the rest -----------------------------------------------------------------------------------------------------------
+
+    def _peer_fault(self, error: ProtocolError) -> None:
+        self.broker.protocol_faults += 1
+        self.broker.last_fault = f"peer: {error.what}"
+
+    def _tell_faults(self, now_ms: int) -> None:
+        """Refused input is logged once per second at most."""
+        if now_ms - self._fault_line_ms < FAULT_LINE_MS:
+            return
+        broker, gate = self.broker, self.network.gate
+        if broker.protocol_faults != self._faults_told:
+            fields = (("refused", broker.protocol_faults - self._faults_told), ("last", broker.last_fault))
+            log.warning("input.refused", extra={"fields": fields})
+            self._faults_told, self._fault_line_ms = broker.protocol_faults, now_ms
+        line = gate.line(now_ms) if gate is not None else None
+        if line:
+            log.warning("key.refused", extra={"fields": (("why", line),)})
+
+    def _end_now(self, code: int) -> None:
+        logging.shutdown()
+        os._exit(code)
+
+
+def clock_ms() -> int:
+    """Milliseconds of a clock that counts suspend and knows no wall time."""
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000
+
+
+def new_context() -> Context:
+    """The one context of a server."""
+    context: Context = zmq.Context(io_threads=1)
+    context.set(zmq.MAX_SOCKETS, 4096)
+    return context

@@ -1,0 +1,241 @@
+"""The store while this server serves: LMDB transactions, and after each the pages it wrote as a shipment.
+
+LMDB is opened with ``metasync=False``: one flush per commit, before the meta page, so the file is always sound; after a power cut it
+may be one transaction short, which the peer then holds. Whoever confirms alone calls ``sync`` first. The map is as large as the file
+system and never grows. Never opened on a passive. Driven by the store thread, decides nothing.
+"""
+
+import errno
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import lmdb
+
+from zmqha.core import limits
+from zmqha.core.lmdb_page import Meta
+from zmqha.core.position import GENESIS, Epoch, Lineage, LineageEntry, Mode, Position
+from zmqha.core.shipment import Shipment
+from zmqha.core.work import CursorRow, DestinationRow, ProducerRow, Stored, StoreImage, Work
+from zmqha.errors import StoreDamaged, StoreFull
+from zmqha.store import records
+from zmqha.store.crash import crash_point
+from zmqha.store.page_file import STORE_FILE, PageReader
+
+MAP_BYTES_MAX = 16 << 40  # address space only; opening takes 1 ms
+DATABASES = 2
+_DAY_S = 86_400
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+class LmdbStore:
+    """An open store. ``position`` is where it stands, chain digest included."""
+
+    def __init__(self, directory: Path, position: Position | None) -> None:
+        """Open ``directory``'s store; create it if ``position`` is None. Raises StoreDamaged if it is not what it must be."""
+        path = directory / STORE_FILE
+        self._directory = directory
+        self._env = open_environment(path, map_bytes=_map_bytes(directory))
+        self._reader = PageReader(path)
+        self._meta = self._reader.newest()
+        self.position = position or Position(Epoch(0, 0), 0, GENESIS)
+        with self._env.begin() as txn:
+            # A bystander holding the file open makes LMDB trust its lock file's stale transaction number, and overwrite live pages.
+            if not (txn.id() == self._env.info()["last_txnid"] == self._meta.txnid == self.position.txn):
+                raise StoreDamaged(
+                    f"{path} stands at transaction {self._meta.txnid}, LMDB believes {txn.id()}, expected was {self.position.txn}",
+                    cause="another program has the store open",
+                    cure="end it (a monitoring tool?) and start this server again",
+                )
+        self._log = self._state = None
+        self._peer_high = 0
+        self.lineage: Lineage = ()
+        if position is not None:
+            self._log, self._state = self._env.open_db(b"log", create=False), self._env.open_db(b"state", create=False)
+            head, self.lineage = read_head(self._env, self._state)
+            self._peer_high = head.peer_high
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._reader.close()
+        self._env.close()
+
+    # --- writing ------------------------------------------------------------------------------------------------------------
+
+    def begin_epoch(self, epoch: Epoch, mode: Mode, writer: str, reason: str, outage_ms: int, peer_high: int) -> Shipment:
+        """Commit the lineage record that every epoch begins with."""
+        entry = LineageEntry(
+            epoch, mode, self._meta.txnid + 1, self.position.chain, writer, self._meta.body, int(time.time() * 1000), reason[:200],
+            outage_ms,
+        )  # fmt: skip
+        lineage = (*self.lineage, entry)[-limits.LINEAGE_ENTRIES :]
+        self._peer_high = max(self._peer_high, peer_high)
+        with self._transaction() as txn:
+            log = self._env.open_db(b"log", txn=txn)
+            state = self._env.open_db(b"state", txn=txn)
+            txn.put(records.HEAD, self._head(epoch), db=state)
+            txn.put(records.LINEAGE, records.encode_row(lineage), db=state)
+        self._log, self._state, self.lineage = log, state, lineage
+        crash_point("after_lineage_commit")
+        return self._ship(epoch)
+
+    def commit(self, work: Work, epoch: Epoch, peer_high: int) -> Shipment:
+        """One Work, one transaction. Raises StoreFull, and then nothing of it is stored."""
+        self._peer_high = max(self._peer_high, peer_high)
+        crash_point("before_commit")
+        with self._transaction() as txn:
+            self._write(txn, work)
+            txn.put(records.HEAD, self._head(epoch), db=self._state)
+        crash_point("after_commit")
+        return self._ship(epoch)
+
+    def sync(self) -> None:
+        """Make the newest meta page durable too."""
+        crash_point("before_meta_sync")
+        self._env.sync(True)
+
+    def _write(self, txn: lmdb.Transaction, work: Work) -> None:
+        state, log = self._state, self._log
+        day = int(time.time()) // _DAY_S
+        if work.appends:
+            txn.put(records.log_key(work.value), records.log_value(work.appends), db=log, append=True)
+        for value in work.dropped_values:
+            txn.delete(records.log_key(value), db=log)
+        for row in work.destinations:
+            txn.put(records.row_key(records.DESTINATION, row.number), records.encode_row(row), db=state)
+        for cursor in work.cursors:
+            txn.put(records.row_key(records.CURSOR, cursor.destination), records.encode_row(cursor), db=state)
+        for producer, destination, last in work.producers:
+            txn.put(records.producer_key(destination, producer), records.producer_value(last, day), db=state)
+        for number in work.dropped_destinations:
+            self._drop_destination(txn, number)
+
+    def _drop_destination(self, txn: lmdb.Transaction, number: int) -> None:
+        txn.delete(records.row_key(records.DESTINATION, number), db=self._state)
+        txn.delete(records.row_key(records.CURSOR, number), db=self._state)
+        prefix = records.row_key(records.PRODUCER, number)
+        with txn.cursor(db=self._state) as cursor:
+            found = cursor.set_range(prefix)
+            while found and bytes(cursor.key()).startswith(prefix):
+                found = cursor.delete() and bool(cursor.key())
+
+    @contextmanager
+    def _transaction(self) -> Iterator[lmdb.Transaction]:
+        txn = self._env.begin(write=True)
+        try:
+            yield txn
+            txn.commit()
+        except lmdb.Error as error:
+            txn.abort()
+            if _is_full(error):
+                raise StoreFull("the store is full", cause=str(error), cure="consume or purge, or free disk space") from error
+            raise
+        except BaseException:
+            txn.abort()
+            raise
+
+    def _head(self, epoch: Epoch) -> bytes:
+        return records.encode_row(records.Head(epoch, self.position.chain, self._peer_high))
+
+    def _ship(self, epoch: Epoch) -> Shipment:
+        new = self._reader.meta_at(self._meta.txnid + 1)
+        shipment = self._reader.ship(epoch, self.position, self._meta, new)
+        self._meta, self.position = new, shipment.position
+        return shipment
+
+    # --- reading ------------------------------------------------------------------------------------------------------------
+
+    def image(self) -> StoreImage:
+        """Everything the messaging core keeps in memory. Rows of producers idle for too long are left out (and soon overwritten)."""
+        oldest = int(time.time()) // _DAY_S - limits.PRODUCER_IDLE_DAYS
+        destinations: list[DestinationRow] = []
+        cursors: list[CursorRow] = []
+        producers: list[ProducerRow] = []
+        log: list[Stored] = []
+        last = 0
+        with self._env.begin(buffers=True) as txn:
+            for key, raw in txn.cursor(db=self._state):
+                kind = bytes(key[:1])
+                if kind == records.DESTINATION:
+                    destinations.append(records.read_destination(raw))
+                elif kind == records.CURSOR:
+                    cursors.append(records.read_cursor(raw))
+                elif kind == records.PRODUCER:
+                    producer, destination, sequence, day = records.read_producer(key, raw)
+                    if day >= oldest:
+                        producers.append(ProducerRow(producer, destination, sequence))
+            for key, raw in txn.cursor(db=self._log):
+                last = records.log_number(key)
+                log += records.read_log_head(last, raw)
+        return StoreImage(tuple(destinations), tuple(cursors), tuple(producers), tuple(log), last)
+
+    def fetch(self, value: int, position: int, length: int) -> bytes:
+        """One stored batch."""
+        with self._env.begin(buffers=True) as txn:
+            raw = txn.get(records.log_key(value), db=self._log)
+            if raw is None or position + length > len(raw):
+                raise StoreDamaged(f"log value {value} is not there")
+            return bytes(raw[position : position + length])
+
+    # --- for a full copy ----------------------------------------------------------------------------------------------------
+
+    @property
+    def meta(self) -> Meta:
+        """Of the newest snapshot."""
+        return self._meta
+
+    @property
+    def reader(self) -> PageReader:
+        """The file as pages."""
+        return self._reader
+
+    def pin(self) -> lmdb.Transaction:
+        """Hold the newest snapshot: none of its pages is reused until the transaction is aborted."""
+        return self._env.begin()
+
+    # --- for people ---------------------------------------------------------------------------------------------------------
+
+    @property
+    def used_bytes(self) -> int:
+        """Size of the file as far as it is used."""
+        return (self._meta.last_pg + 1) * self._meta.psize
+
+
+def open_environment(path: Path, *, map_bytes: int, readonly: bool = False) -> lmdb.Environment:
+    """LMDB as zmqha uses it, everywhere: data version 1, no map growth, one flush per commit."""
+    return lmdb.open(
+        str(path), subdir=False, map_size=map_bytes, max_dbs=DATABASES, metasync=False, writemap=False, lock=True, readonly=readonly,
+        max_readers=16, lib_version=0, create=not readonly,
+    )  # fmt: skip
+
+
+def inspect(directory: Path) -> tuple[records.Head, Lineage]:
+    """What the newest transaction of a settled store says of itself. Nobody may be writing it."""
+    env = open_environment(directory / STORE_FILE, map_bytes=_map_bytes(directory), readonly=True)
+    try:
+        return read_head(env, env.open_db(b"state", create=False))
+    except lmdb.Error as error:
+        raise StoreDamaged(f"{directory / STORE_FILE} cannot be read", cause=str(error)) from error
+    finally:
+        env.close()
+
+
+def read_head(env: lmdb.Environment, state: Any) -> tuple[records.Head, Lineage]:
+    """Head and lineage rows. Raises StoreDamaged if a store has none."""
+    with env.begin() as txn:
+        head, lineage = txn.get(records.HEAD, db=state), txn.get(records.LINEAGE, db=state)
+    if head is None or lineage is None:
+        raise StoreDamaged("the store has no head or no lineage row")
+    return records.read_head(head), records.read_lineage(lineage)
+
+
+def _map_bytes(directory: Path) -> int:
+    place = os.statvfs(directory)
+    return min(MAP_BYTES_MAX, place.f_blocks * place.f_frsize) & ~0xFFFFF
+
+
+def _is_full(error: lmdb.Error) -> bool:
+    return isinstance(error, lmdb.MapFullError) or any(os.strerror(code) in str(error) for code in _FULL)

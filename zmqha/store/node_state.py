@@ -1,0 +1,135 @@
+"""``node.state``: two slots of 4 KiB, written in turn; the valid one with the higher number counts.
+
+::
+
+    slot   u32 magic "ZNST" | u32 length | u64 number | u64 xxh3_64 of number and value | value (MessagePack of NodeFacts) | zeros
+
+Preallocated and never renamed, so a full disk cannot keep a node from writing down that it gives up its right. One pwrite and one
+fdatasync; a torn write leaves the other slot. Damaged files are set aside, never deleted, and only when asked. Driven by the
+store thread.
+"""
+
+import os
+import struct
+from pathlib import Path
+
+import msgspec
+import xxhash
+
+from zmqha.core.facts import NodeFacts
+from zmqha.errors import StoreDamaged
+from zmqha.store.crash import crash_point
+from zmqha.store.page_file import raise_full, write_all
+
+STATE_FILE = "node.state"
+SLOT_BYTES = 4096
+_MAGIC = 0x54534E5A
+_SLOT = struct.Struct("<IIQQ")
+_VALUE_BYTES_MAX = SLOT_BYTES - _SLOT.size
+_decoder = msgspec.msgpack.Decoder(NodeFacts)
+
+
+class NodeState:
+    """The durable facts of one node."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._number = 0  # of the valid slot; the next one goes into the other
+        self._fd = -1
+
+    def load(self) -> NodeFacts | None:
+        """What was last saved; None if the file is absent. Raises StoreDamaged if it is there and says nothing valid."""
+        try:
+            slots = self._path.read_bytes()
+        except FileNotFoundError:
+            return None
+        found = [slot for at in (0, SLOT_BYTES) if (slot := _read_slot(slots[at : at + SLOT_BYTES])) is not None]
+        if not found:
+            raise StoreDamaged(f"{self._path} holds no valid record", cure="it is set aside; the node copies from its peer")
+        self._number, facts = max(found, key=lambda slot: slot[0])
+        return facts
+
+    def save(self, facts: NodeFacts) -> None:
+        """Durable when this returns. ``load`` comes first when the file exists."""
+        if self._fd < 0:
+            self._open()
+        self._number += 1
+        crash_point("before_state_write")
+        write_all(self._fd, [memoryview(_write_slot(self._number, facts))], (self._number & 1) * SLOT_BYTES)
+        crash_point("before_state_sync")
+        self._sync()
+        crash_point("after_state_sync")
+
+    def set_aside(self) -> Path:
+        """Move a damaged file out of the way and say where to."""
+        self.close()
+        self._number = 0
+        return set_aside(self._path)
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+        self._fd = -1
+
+    def _open(self) -> None:
+        known = self._number > 0
+        self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        if os.fstat(self._fd).st_size >= 2 * SLOT_BYTES:
+            assert known, "load() tells which slot must survive this save"
+            return
+        missing = os.fstat(self._fd).st_size
+        write_all(self._fd, [memoryview(bytes(2 * SLOT_BYTES - missing))], missing)
+        self._sync()
+        sync_directory(self._path.parent)
+
+    def _sync(self) -> None:
+        try:
+            os.fdatasync(self._fd)
+        except OSError as error:
+            raise_full(error)
+
+
+def set_aside(path: Path) -> Path:
+    """Rename to the first free ``.damaged-N``."""
+    number = 1
+    while (target := path.with_name(f"{path.name}.damaged-{number}")).exists():
+        number += 1
+    path.rename(target)
+    sync_directory(path.parent)
+    return target
+
+
+def sync_directory(path: Path) -> None:
+    """Make creations and renames in a directory durable."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _write_slot(number: int, facts: NodeFacts) -> bytes:
+    value = _encode(facts.bounded())
+    counted = number.to_bytes(8, "little") + value
+    return (_SLOT.pack(_MAGIC, len(value), number, xxhash.xxh3_64_intdigest(counted)) + value).ljust(SLOT_BYTES, b"\0")
+
+
+def _encode(facts: NodeFacts) -> bytes:
+    """The value, with as much of its history as fits the slot."""
+    while len(value := msgspec.msgpack.encode(facts)) > _VALUE_BYTES_MAX:
+        assert facts.history, "without history the facts fit a slot: every text is bounded"
+        facts = facts._replace(history=facts.history[1:])
+    return value
+
+
+def _read_slot(slot: bytes) -> tuple[int, NodeFacts] | None:
+    if len(slot) < _SLOT.size:
+        return None
+    magic, length, number, check = _SLOT.unpack_from(slot)
+    value = slot[_SLOT.size : _SLOT.size + length]
+    if magic != _MAGIC or len(value) != length or xxhash.xxh3_64_intdigest(slot[8:16] + value) != check:
+        return None
+    try:
+        return number, _decoder.decode(value)
+    except msgspec.ValidationError as error:
+        raise StoreDamaged("node.state was written by another version of this program", cause=str(error)) from error

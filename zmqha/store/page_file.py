@@ -1,0 +1,228 @@
+"""The store's file as pages: ``PageReader`` reads what a commit wrote, ``PageWriter`` puts it into the passive's copy.
+
+Neither opens LMDB. The reader maps the file (shared, read-only) beside the LMDB environment of the same process and copies bytes
+out at once, so no page can be reused under a shipment. The writer only writes: when it is safe to write is decided by ``replica``
+(the record in the journal is durable), and so is when to flush.
+
+Any OSError is passed on: the thread's top stops the server (T18). Only a clean "no space" is StoreFull, because it can be cured.
+"""
+
+import errno
+import mmap
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from operator import itemgetter
+from pathlib import Path
+from typing import NoReturn
+
+from zmqha.core import lmdb_page, shipment
+from zmqha.core.lmdb_page import Meta
+from zmqha.core.position import Epoch, Position
+from zmqha.core.shipment import Shipment
+from zmqha.errors import StoreDamaged, StoreFull
+from zmqha.store.crash import crash_point
+
+STORE_FILE = "store.mdb"
+LOCK_FILE = "store.mdb-lock"
+_BUFFERS_MAX = 1000  # per pwritev, and one page more; the kernel's limit is 1024
+
+
+class PageReader:
+    """The pages of a store file that LMDB (or a PageWriter) writes. One thread."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self._map: mmap.mmap | None = None
+        self._view = memoryview(b"")
+
+    def close(self) -> None:
+        self._unmap()
+        os.close(self._fd)
+
+    def metas(self) -> tuple[Meta, Meta]:
+        """Both meta pages, the older snapshot first."""
+        view = self._reaching(0)
+        first, second = lmdb_page.read_meta(view, 0), lmdb_page.read_meta(view, 1)
+        if first is None or second is None:
+            raise StoreDamaged(f"{self._path} is not an LMDB file")
+        return (first, second) if first.txnid <= second.txnid else (second, first)
+
+    def newest(self) -> Meta:
+        return lmdb_page.newest_meta(self._reaching(0))
+
+    def meta_at(self, txnid: int) -> Meta:
+        """The meta page of transaction ``txnid``, which must be one of the last two."""
+        meta = lmdb_page.read_meta(self._reaching(0), txnid & 1)
+        if meta is None or meta.txnid != txnid:
+            raise StoreDamaged(f"the meta page of transaction {txnid} is not in {self._path}")
+        return meta
+
+    def ship(self, epoch: Epoch, base: Position, old: Meta, new: Meta) -> Shipment:
+        """What leads from snapshot ``old`` to ``new``. Only for neighbours, or while a read transaction holds ``old``."""
+        view = self._reaching(new)
+        pages = lmdb_page.collect(view, new.psize, lmdb_page.changed_pages(view, old, new))
+        return shipment.build(
+            epoch=epoch, base=base, old_meta=old.body, to_txn=new.txnid, new_meta=new.body, psize=new.psize, pages=pages
+        )
+
+    def recompute(self, base_chain: bytes, epoch: Epoch) -> Position | None:
+        """Position of the newest snapshot, given the chain digest of the one before; needs no more than the two meta pages.
+
+        None if the older meta page is not that of the transaction before (``PageWriter.write_metas`` wrote both, or a new file):
+        then only the journal knows.
+        """
+        old, new = self.metas()
+        if old.txnid + 1 != new.txnid or lmdb_page.restamp(old.body, new.txnid)[8:] == new.body[8:]:
+            return None
+        return self.ship(epoch, Position(epoch, old.txnid, base_chain), old, new).position
+
+    def live_runs(self, meta: Meta) -> list[tuple[int, int]]:
+        """Pages in use by a snapshot, for a full copy."""
+        return lmdb_page.live_runs(self._reaching(meta), meta)
+
+    def changed_runs(self, old: Meta, new: Meta) -> list[tuple[int, int]]:
+        """Pages in use by ``new`` and not by ``old`` (held by a read transaction), for the next round of a full copy."""
+        return lmdb_page.runs_of(lmdb_page.changed_pages(self._reaching(new), old, new))
+
+    def read_runs(self, runs: Iterable[tuple[int, int]], psize: int) -> bytes:
+        """Whole pages, for a full copy. The caller holds a read transaction on the snapshot they belong to."""
+        runs = list(runs)
+        end = max((first + count for first, count in runs), default=0) * psize
+        view = self._reaching(end)
+        if end > len(view):
+            raise StoreDamaged(f"{self._path} ends before page {end // psize - 1}")
+        return b"".join([view[first * psize : (first + count) * psize] for first, count in runs])
+
+    def _reaching(self, what: int | Meta) -> memoryview:
+        """The mapped file, mapped anew if it may not reach far enough. Pages never written may lie behind its end."""
+        need = what if isinstance(what, int) else (what.last_pg + 1) * what.psize
+        if self._map is None or need > len(self._view):
+            size = os.fstat(self._fd).st_size
+            if size > len(self._view):
+                self._remap()
+        return self._view
+
+    def _remap(self) -> None:
+        self._unmap()
+        self._map = mmap.mmap(self._fd, 0, flags=mmap.MAP_SHARED, prot=mmap.PROT_READ)
+        self._view = memoryview(self._map)
+
+    def _unmap(self) -> None:
+        self._view.release()
+        self._view = memoryview(b"")
+        if self._map is not None:
+            self._map.close()
+            self._map = None
+
+
+class PageWriter:
+    """Writes pages into the file of a store that nobody has open. ``sync`` may run in another thread."""
+
+    def __init__(self, path: Path) -> None:
+        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._size = os.fstat(self._fd).st_size
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+    def write(self, ship: Shipment) -> None:
+        """All pages of a shipment, holes as zeros; pages side by side in one call. Flushes nothing, writes no meta page."""
+        psize = ship.psize
+        self._grow((lmdb_page.parse_body(ship.meta).last_pg + 1) * psize)
+        start = next_page = 0
+        buffers: list[memoryview] = []
+        for page, count, parts in sorted(_parts(ship), key=itemgetter(0)):
+            if page != next_page or len(buffers) > _BUFFERS_MAX:
+                write_all(self._fd, buffers, start * psize)
+                buffers, start = [], page
+            buffers += parts
+            next_page = page + count
+        write_all(self._fd, buffers, start * psize)
+
+    def write_runs(self, runs: Sequence[tuple[int, int]], pages: bytes | memoryview, psize: int) -> None:
+        """Whole pages of a full copy."""
+        view, at = memoryview(pages), 0
+        for first, count in runs:
+            write_all(self._fd, [view[at : at + count * psize]], first * psize)
+            self._size = max(self._size, (first + count) * psize)
+            at += count * psize
+
+    def write_metas(self, body: bytes) -> None:
+        """Make the file the snapshot of ``body``: in its slot, and as the transaction before in the other one.
+
+        Both, because a meta page of an older snapshot would name pages that were written over. The other slot goes first and is
+        flushed first: whichever write is torn, one slot stays whole.
+        """
+        meta = lmdb_page.parse_body(body)
+        psize, slot = meta.psize, meta.txnid & 1
+        self._grow((meta.last_pg + 1) * psize)
+        crash_point("before_meta_write")
+        self._write_meta(1 - slot, lmdb_page.restamp(body, max(0, meta.txnid - 1)), psize)
+        self.sync()
+        crash_point("between_meta_writes")
+        self._write_meta(slot, body, psize)
+        crash_point("after_meta_write")
+
+    def sync(self) -> None:
+        try:
+            os.fdatasync(self._fd)
+        except OSError as error:
+            raise_full(error)
+
+    def _write_meta(self, slot: int, body: bytes, psize: int) -> None:
+        write_all(self._fd, [memoryview(lmdb_page.static_head(slot) + body)], slot * psize)
+
+    def _grow(self, size: int) -> None:
+        """A reader maps up to the last page; the file never shrinks."""
+        if size <= self._size:
+            return
+        try:
+            os.ftruncate(self._fd, size)
+        except OSError as error:
+            raise_full(error)
+        self._size = size
+
+
+def _parts(ship: Shipment) -> Iterator[tuple[int, int, list[memoryview]]]:
+    """(first page, pages, their bytes) of everything in a shipment, not in page order."""
+    payload, psize, at = memoryview(ship.payload), ship.psize, 0
+    zeros = memoryview(bytes(psize))
+    for first, count in ship.runs:
+        yield first, count, [payload[at : at + count * psize]]
+        at += count * psize
+    for page, lower, upper in ship.compact:
+        tail, end = at + lower, at + lower + psize - upper
+        yield page, 1, [payload[at:tail], zeros[: upper - lower], payload[tail:end]]
+        at = end
+    assert at == len(payload), "shipment.fill compares the tables with the payload"
+
+
+def write_all(fd: int, buffers: list[memoryview], offset: int) -> None:
+    """pwritev, which may write less than it was given."""
+    left = sum(map(len, buffers))
+    while left:
+        try:
+            written = os.pwritev(fd, buffers, offset)
+        except OSError as error:
+            raise_full(error)
+        assert written > 0, "a write of nothing would loop for ever"
+        left -= written
+        offset += written
+        if left:
+            buffers = _rest(buffers, written)
+
+
+def raise_full(error: OSError) -> NoReturn:
+    """Pass on an error of the disk; a clean "no space" as StoreFull."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        raise StoreFull("the disk under the store is full", cause=str(error), cure="free space on it") from error
+    raise error
+
+
+def _rest(buffers: list[memoryview], written: int) -> list[memoryview]:
+    for index, buffer in enumerate(buffers):
+        if written < len(buffer):
+            return [buffer[written:], *buffers[index + 1 :]]
+        written -= len(buffer)
+    return []

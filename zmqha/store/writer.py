@@ -1,0 +1,371 @@
+"""The store thread: everything that touches a disk, in the order in which it was asked for.
+
+One mailbox in (``core.actions``), one out (``core.events``). What waits is taken together where that saves a flush: chunks of
+shipments share one fdatasync. Between two actions it works on what nobody waits for: a running copy, applying the passive's journal.
+
+Any error of the disk but a clean "full" ends the process here and at once: no confirmation, no retry, the peer takes over (T18).
+"""
+
+import logging
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from queue import Empty, SimpleQueue
+
+from zmqha.core import limits
+from zmqha.core.actions import (
+    PAIR_NUMBER,
+    Claim,
+    Commit,
+    CopyOut,
+    Fetch,
+    Follow,
+    Journal,
+    PairUp,
+    SaveFacts,
+    StandDown,
+    StopCopy,
+    StoreAction,
+    TakeCopy,
+)
+from zmqha.core.events import (
+    Claimed,
+    CommitRefused,
+    Committed,
+    Event,
+    FactsSaved,
+    Fetched,
+    Inspected,
+    JournalFull,
+    Journalled,
+    ShipmentRefused,
+)
+from zmqha.core.facts import NodeFacts
+from zmqha.core.peer_protocol import CopyBegin, CopyEnd, CopyPages
+from zmqha.core.position import NOWHERE, Mode, Position
+from zmqha.errors import NoSpace, ProtocolError, StoreDamaged, StoreFull
+from zmqha.store import lmdb_store
+from zmqha.store.copy_source import CopySource
+from zmqha.store.copy_target import CopyTarget
+from zmqha.store.crash import crash_point
+from zmqha.store.lmdb_store import LmdbStore
+from zmqha.store.node_state import STATE_FILE, NodeState, set_aside
+from zmqha.store.page_file import LOCK_FILE, STORE_FILE, PageReader
+from zmqha.store.replica import Replica
+
+log = logging.getLogger("zmqha.store")
+
+APPLY_BYTES = limits.MIB  # applied between two looks at the mailbox
+JOURNAL_BYTES_MAX = 4 * limits.MIB  # chunks that share one fdatasync
+
+
+class StoreThread(threading.Thread):
+    """Owns node.state, the store and the journal of one node."""
+
+    def __init__(
+        self, directory: Path, state: NodeState, node_id: str, segment_bytes: int, report: Callable[[Event], None]
+    ) -> None:
+        super().__init__(name="zmqha-store", daemon=True)
+        self.progress = 0  # actions done; read by the reactor
+        self.asked = 0  # actions put; written by the reactor only
+        self.free_share = 1.0  # of the disk under the store; read by the reactor
+        self._inbox: SimpleQueue[StoreAction | None] = SimpleQueue()
+        self._report = report
+        self._directory = directory
+        self._node_id = node_id
+        self._segment_bytes = segment_bytes
+        self._state = state
+        self._store: LmdbStore | None = None
+        self._replica: Replica | None = None
+        self._target: CopyTarget | None = None
+        self._copy: CopySource | None = None
+        self._position: Position | None = None  # of the store while it is closed
+        self._refusals = 0
+        self._unflushed_bytes = 0
+        self._unflushed = 0
+        self._applying = False
+
+    def put(self, action: StoreAction) -> None:
+        """Called by the reactor."""
+        self.asked += 1
+        self._inbox.put(action)
+
+    def stop(self) -> None:
+        """Called by the reactor at a planned exit; what was put before is done first."""
+        self._inbox.put(None)
+        self.join(timeout=10)
+
+    def run(self) -> None:
+        """The thread's top: the one place that catches everything, and its answer is to end the process."""
+        try:
+            while (action := self._next()) is not None:
+                self._do(action)
+                if not isinstance(action, Journal):
+                    self.progress += 1
+            self._close_all()
+        except BaseException:
+            log.critical("store.failed", exc_info=True)
+            logging.shutdown()
+            os._exit(1)
+
+    def _next(self) -> StoreAction | None:
+        """The next action; meanwhile flush, copy and apply."""
+        while True:
+            try:
+                action = self._inbox.get_nowait()
+            except Empty:
+                action = None
+                if self._unflushed:
+                    self._flush()
+                    continue
+                if self._background():
+                    continue
+                return self._inbox.get()
+            if action is None:
+                return None
+            if self._unflushed and (not isinstance(action, Journal) or self._unflushed_bytes >= JOURNAL_BYTES_MAX):
+                self._flush()
+            if self._copy is not None and isinstance(action, Commit):
+                self._copy_step()
+            return action
+
+    def _background(self) -> bool:
+        """A piece of what nobody waits for; True if there may be more."""
+        if self._copy is not None and self._copy.budget > 0:
+            self._copy_step()
+            return True
+        if self._applying and self._replica is not None:
+            self._applying = self._replica.apply(APPLY_BYTES)
+            return self._applying
+        return False
+
+    def _do(self, action: StoreAction) -> None:
+        match action:
+            case Commit():
+                self._commit(action)
+            case Journal():
+                self._journal(action)
+            case Fetch(token, value, position, length):
+                assert self._store is not None
+                self._report(Fetched(token, self._store.fetch(value, position, length)))
+            case TakeCopy():
+                self._take_copy(action)
+            case CopyOut():
+                self._copy_out(action)
+            case StopCopy():
+                self._stop_copy()
+            case SaveFacts(facts):
+                self._save(facts)
+                self._report(FactsSaved())
+            case Claim():
+                self._claim(action)
+            case PairUp():
+                self._pair_up(action)
+            case Follow(facts):
+                self._follow(facts)
+            case StandDown(discard):
+                self._stand_down(discard)
+
+    # --- serving ------------------------------------------------------------------------------------------------------------
+
+    def _commit(self, action: Commit) -> None:
+        if action.attempt < self._refusals:
+            return  # built on a Work that was refused; the core has been told and builds anew
+        assert self._store is not None
+        try:
+            shipment = self._store.commit(action.work, action.epoch, action.peer_high)
+        except StoreFull as error:
+            self._refusals += 1
+            refusal = NoSpace("the active server's disk is full", cause=error.cause, cure=error.cure)
+            self._report(CommitRefused(action.work.number, refusal))
+            return
+        if action.solo:
+            self._store.sync()
+        crash_point("after_local_commit")
+        self._report(Committed(action.work.number, shipment, None, self._store.used_bytes, self._free_bytes()))
+
+    def _claim(self, action: Claim) -> None:
+        image = None
+        if self._replica is not None:
+            crash_point("before_claim_settle")
+            self._unflushed = self._unflushed_bytes = 0
+            self._replica.settle()
+            self._position = self._replica.position
+            self._close_replica()
+        crash_point("before_claim_state")
+        self._save(action.facts)
+        crash_point("after_claim_state")
+        opened = self._store is None
+        if self._store is None:
+            self._store = LmdbStore(self._directory, self._position)
+        self._stop_copy()
+        shipment = self._store.begin_epoch(action.epoch, Mode.SOLE, self._node_id, action.reason, action.outage_ms, 0)
+        self._store.sync()
+        crash_point("after_claim")
+        if opened:
+            image = self._store.image()
+        self._report(Claimed(shipment.position, self._store.lineage, image, shipment))
+
+    def _pair_up(self, action: PairUp) -> None:
+        assert self._store is not None
+        crash_point("before_pair_state")
+        self._save(action.facts)
+        crash_point("after_pair_state")
+        shipment = self._store.begin_epoch(action.epoch, Mode.PAIRED, self._node_id, action.reason, 0, 0)
+        crash_point("after_pair")
+        self._report(Committed(PAIR_NUMBER, shipment, self._store.lineage, self._store.used_bytes, self._free_bytes()))
+
+    def _copy_out(self, request: CopyOut) -> None:
+        assert self._store is not None
+        if request.begin:
+            self._stop_copy()
+            self._copy = CopySource(self._store, request)
+            self._report(self._copy.begun())
+        elif self._copy is not None and self._copy.copy == request.copy:
+            self._copy.budget += request.budget
+
+    def _copy_step(self) -> None:
+        assert self._copy is not None
+        if self._copy.budget <= 0:
+            return
+        for event in self._copy.step():
+            self._report(event)
+            crash_point("copy_source_step")
+            if not hasattr(event, "payload"):
+                self._stop_copy()
+
+    def _stop_copy(self) -> None:
+        if self._copy is not None:
+            self._copy.close()
+            self._copy = None
+
+    # --- following ----------------------------------------------------------------------------------------------------------
+
+    def _follow(self, facts: NodeFacts) -> None:
+        crash_point("before_follow_state")
+        self._save(facts)
+        crash_point("after_follow_state")
+        self._close_replica()
+        self._target = CopyTarget(self._directory, self._segment_bytes)
+        self._report(FactsSaved())
+
+    def _take_copy(self, action: TakeCopy) -> None:
+        if self._target is None:
+            return
+        message = action.message
+        try:
+            match message:
+                case CopyBegin():
+                    self._close_replica()
+                    self._target.begin(message.page_size)
+                case CopyPages():
+                    crash_point("copy_target_pages")
+                    self._target.pages(message.runs, action.payload, message.digest)
+                case CopyEnd():
+                    self._replica = self._target.end(message.position, message.meta)
+        except ProtocolError as error:
+            self._report(ShipmentRefused(error.what))
+            return
+        except StoreFull as error:
+            self._report(JournalFull(error))
+            return
+        whole = self._replica is not None
+        self._report(Journalled(self._replica.position if self._replica else NOWHERE, self._target.copied_bytes, whole))
+
+    def _journal(self, action: Journal) -> None:
+        if self._replica is None:
+            self.progress += 1
+            return
+        self._unflushed += 1
+        self._unflushed_bytes += action.chunk.size
+        try:
+            self._replica.take(action.chunk)
+        except ProtocolError as error:
+            self._report(ShipmentRefused(error.what))
+        except StoreFull as error:
+            self._report(JournalFull(error))
+
+    def _flush(self) -> None:
+        """One fdatasync for all chunks taken since the last."""
+        assert self._replica is not None and self._target is not None
+        crash_point("before_acknowledge")
+        position = self._replica.flush()
+        self.progress += self._unflushed
+        self._unflushed = self._unflushed_bytes = 0
+        self._applying = True
+        self._report(Journalled(position, self._target.copied_bytes, True))
+
+    # --- neither ------------------------------------------------------------------------------------------------------------
+
+    def _stand_down(self, discard: bool) -> None:
+        """Close everything and say what is there."""
+        self._stop_copy()
+        if self._store is not None:
+            self._store.close()
+            self._store = None
+        if self._replica is not None:
+            self._unflushed = self._unflushed_bytes = 0
+            self._replica.settle()
+            self._close_replica()
+        if self._target is not None:
+            self._target.abandon()
+            self._target = None
+        if discard:
+            self._set_store_aside()
+        try:
+            self._report(self._inspect())
+        except StoreDamaged as error:
+            kept = self._set_store_aside()
+            log.error("store.damaged %s (kept as %s)", error.what, kept)
+            self._position = None
+            self._report(Inspected(False, NOWHERE, (), 0, error.what))
+
+    def _inspect(self) -> Inspected:
+        replica = Replica.open(self._directory, self._segment_bytes)
+        self._position = None
+        if replica is None:
+            return Inspected(False, NOWHERE, (), 0, "")
+        position, ahead = replica.position, replica.ahead
+        replica.close()
+        head, lineage = lmdb_store.inspect(self._directory)
+        if ahead:
+            reader = PageReader(self._directory / STORE_FILE)
+            try:
+                position = reader.recompute(head.chain, lineage[-1].epoch) or position
+            finally:
+                reader.close()
+        self._position = position
+        return Inspected(True, position, lineage, head.peer_high, "")
+
+    def _set_store_aside(self) -> str:
+        kept = [
+            str(set_aside(path)) for name in (STORE_FILE, "journal.0", "journal.1") if (path := self._directory / name).exists()
+        ]
+        (self._directory / LOCK_FILE).unlink(missing_ok=True)
+        return ", ".join(kept)
+
+    def _close_replica(self) -> None:
+        if self._replica is not None:
+            self._replica.close()
+            self._replica = None
+        self._applying = False
+
+    def _save(self, facts: NodeFacts) -> None:
+        self._state.save(facts)
+
+    def _free_bytes(self) -> int:
+        place = os.statvfs(self._directory)
+        self.free_share = place.f_bavail / max(1, place.f_blocks)
+        return place.f_bavail * place.f_frsize
+
+    def _close_all(self) -> None:
+        if self._store is not None:
+            self._store.sync()
+        self._stop_copy()
+        if self._store is not None:
+            self._store.close()
+        self._close_replica()
+
+
+__all__ = ["STATE_FILE", "StoreThread"]

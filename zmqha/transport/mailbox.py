@@ -1,0 +1,54 @@
+"""Hand-over to the reactor from another thread (the store's): objects in a queue, one wake-up per burst.
+
+Only immutable values may cross; nothing else is shared. The wake-up is an eventfd: as fast as an inproc PAIR (1.7 and 1.9 us
+with the poll), but any thread may write to it, while a ZeroMQ socket belongs to one.
+"""
+
+import os
+from queue import Empty, SimpleQueue
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class Mailbox(Generic[T]):
+    """Many threads may ``put``, one thread ``take``s. Register ``fd`` for reading in the taker's poller."""
+
+    def __init__(self) -> None:
+        """Raises OSError (EMFILE)."""
+        self.fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._queue: SimpleQueue[T] = SimpleQueue()
+        self._awake = False  # a wake-up is on its way; the order of the steps below makes a lost one impossible
+
+    def fileno(self) -> int:
+        """For pollers that ask objects."""
+        return self.fd
+
+    def put(self, item: T) -> None:
+        """Any thread; never waits."""
+        self._queue.put(item)
+        if not self._awake:
+            self._awake = True
+            os.eventfd_write(self.fd, 1)
+
+    def take(self, budget: int) -> list[T]:
+        """Up to ``budget`` objects, oldest first. Leaves the descriptor readable while there are more."""
+        try:
+            os.eventfd_read(self.fd)
+        except BlockingIOError:
+            pass
+        self._awake = False
+        items: list[T] = []
+        try:
+            for _ in range(budget):
+                items.append(self._queue.get_nowait())
+        except Empty:
+            return items
+        if not self._queue.empty():
+            self._awake = True
+            os.eventfd_write(self.fd, 1)
+        return items
+
+    def close(self) -> None:
+        """When no thread will put any more."""
+        os.close(self.fd)
