@@ -8,7 +8,17 @@ from zmqha.core.client_protocol import Command, Durability, Envelope, Open, Refu
 from zmqha.core.message import batch_of
 from zmqha.core.position import NO_EPOCH, Epoch
 from zmqha.core.service import Service, ServiceSettings
-from zmqha.core.work import VALUE_ENTRY, VALUE_HEAD, CursorRow, DestinationRow, ProducerRow, Stored, StoreImage, Work, batch_positions
+from zmqha.core.work import (
+    VALUE_ENTRY,
+    VALUE_HEAD,
+    CursorRow,
+    DestinationRow,
+    ProducerRow,
+    Stored,
+    StoreImage,
+    Work,
+    batch_positions,
+)
 from zmqha.errors import NoSpace
 
 REFUSED = Refused("PASSIVE", "tcp://b:1", 50, "ZHA-104", "not active")

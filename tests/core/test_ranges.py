@@ -1,5 +1,7 @@
 """RangeSet and RangeMap against plain sets and dicts."""
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,7 +21,7 @@ def test_a_range_set_is_a_set(adds: list[tuple[int, int]], window: tuple[int, in
     model = expand(adds)
     assert expand(ranges) == model
     pairs = list(ranges)
-    assert all(a[1] < b[0] for a, b in zip(pairs, pairs[1:], strict=False)), "ranges that touch are one"
+    assert all(a[1] < b[0] for a, b in pairwise(pairs)), "ranges that touch are one"
     assert expand(ranges.within(*window)) == model & set(range(*window))
     assert expand(ranges.gaps(*window)) == set(range(*window)) - model
     new_floor = ranges.absorb(floor)
@@ -44,7 +46,7 @@ def test_a_range_map_is_a_dict(steps: list[tuple[tuple[int, int], int, str]]) ->
             model = {offset: kept for offset, kept in model.items() if not first <= offset < end}
         assert {offset: piece.tag for piece in ranges for offset in range(piece.first, piece.end)} == model
         pairs = list(ranges)
-        assert all(a.end < b.first or (a.end == b.first and a.tag != b.tag) for a, b in zip(pairs, pairs[1:], strict=False))
+        assert all(a.end < b.first or (a.end == b.first and a.tag != b.tag) for a, b in pairwise(pairs))
 
 
 def test_a_message_cannot_be_added_twice() -> None:

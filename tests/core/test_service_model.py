@@ -6,7 +6,20 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from tests.core.service_rig import Rig, bodies, check
 from zmqha.core.client_protocol import (
-    Ack, Acked, Close, Confirm, Credit, Deliver, Failure, Nack, Opened, Reply, Send, Subscribe, Unsubscribe,
+    Ack,
+    Acked,
+    Admin,
+    Close,
+    Confirm,
+    Credit,
+    Deliver,
+    Failure,
+    Nack,
+    Opened,
+    Reply,
+    Send,
+    Subscribe,
+    Unsubscribe,
 )  # fmt: skip
 from zmqha.core.message import records
 
@@ -291,7 +304,7 @@ class ServiceModel(RuleBasedStateMachine):
         if seldom or found is None:
             return
         gone = [(queue, offset) for offset in range(found.cursor.floor, found.cursor.tail)]
-        self.rig.service.admin("queue.purge", {"name": queue}, client=b"admin", request=9)
+        self.rig.say(b"admin", Admin("queue.purge", {"name": queue}), 9)
         self.done.update(gone)
         for key in gone:
             self.out.pop(key, None)

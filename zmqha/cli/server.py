@@ -28,5 +28,5 @@ def server(path: Path, name: str) -> int:
     from zmqha.server.config import load
 
     config = load(path, name)  # before the rest is loaded: a wrong file is refused at once
-    returned = import_module("zmqha.server.node").main(config)
+    returned = import_module("zmqha.server.main").main(config)
     return int(returned or 0)

@@ -4,6 +4,7 @@ Every offset that came is, here, in one of::
 
     held       delivered; waits in the buffer or with the application
     acking     acknowledged by the application, not yet recorded by a server (no ACKED)
+    finished   acknowledged, but a takeover gave it to somebody else meanwhile
     (nowhere)  recorded, or given back
 
 After a takeover SUBSCRIBE lists held and acking, so the new active counts them as ours, and ACK says acking again. What is
@@ -15,6 +16,7 @@ The caller (``Engine``) holds the lock, sends what ``take`` returns and wakes wh
 
 from array import array
 from collections import deque
+from collections.abc import Iterable
 from enum import IntEnum
 
 from zmqha.client.ranges import Ranges
@@ -25,6 +27,7 @@ from zmqha.errors import ZmqhaError
 
 CREDIT_BYTES = 16 * limits.MIB  # a consumer's outstanding bytes: large messages must not fill this process
 HELD_RANGES_MAX = 2000  # in one SUBSCRIBE: 19 bytes each stay below the bound of a control frame
+FINISHED_RANGES_MAX = 1000  # remembered at most, the highest
 _INDEX_ENTRY = 4
 
 
@@ -80,6 +83,9 @@ class Subscription:
         self.buffer: deque[Delivery] = deque()
         self.held = Ranges()
         self.acking = Ranges()
+        self.finished = Ranges()  # done with here, but in flight to somebody else or nobody since a takeover
+        self.losses = 0  # counts times that something held was taken away: who iterates must look again
+        self._listed: tuple[Range, ...] = ()  # as held in the SUBSCRIBE that is unanswered
         self._done: list[list[int]] = []  # acknowledged by the application, as [first, end); not yet in ``acking``
         self._unsaid: list[Range] = []  # in ``acking``, not sent in this session
         self._back: list[tuple[int, int]] = []  # (delay ms, offset) to give back
@@ -95,6 +101,8 @@ class Subscription:
 
     def ack(self, offset: int) -> bool:
         """The application is done with this message; True if it is the first since the last ``take``: wake the I/O thread."""
+        if self.stage in (Stage.LEAVING, Stage.LEFT, Stage.CLOSED):
+            return False  # too late: it went back to the queue
         done = self._done
         if not done:
             done.append([offset, offset + 1])
@@ -117,10 +125,22 @@ class Subscription:
 
     # --- the server's side --------------------------------------------------------------------------------------------------
 
-    def subscribed(self) -> None:
-        """SUBSCRIBE was answered."""
-        if self.stage is Stage.ASKED:
-            self.stage = Stage.OPEN
+    def subscribed(self, taken: Iterable[Range] | None) -> None:
+        """SUBSCRIBE was answered. ``taken``: what of the listed ranges is in flight to us again (None: all of it).
+
+        The rest is recorded already, or somebody else has it now: it is neither handed out nor acknowledged by us.
+        """
+        if self.stage is not Stage.ASKED:
+            return
+        self.stage = Stage.OPEN
+        self._gather()
+        if taken is not None and self._listed:
+            ours = Ranges(taken)
+            for listed_first, listed_end in self._listed:
+                for first, end in list(ours.gaps(listed_first, listed_end)):
+                    self._lose(first, end)
+        self._listed = ()
+        self._unsaid = list(self.acking)
 
     def refused(self, error: ZmqhaError) -> None:
         """SUBSCRIBE was answered with an error, or the queue is gone: it ends here."""
@@ -140,6 +160,7 @@ class Subscription:
         self.buffer.clear()
         self.held.clear()
         self.acking.clear()
+        self.finished.clear()
         self._done, self._unsaid, self._back = [], [], []
 
     def deliver(self, command: Deliver) -> bool:
@@ -149,48 +170,52 @@ class Subscription:
             return False
         self._gather()
         first, end = delivery.first, delivery.first + delivery.stop
-        again = self.acking.within(first, end)
-        if not again and not self.held.within(first, end):
+        if not (self.held.within(first, end) or self.acking.within(first, end) or self.finished.within(first, end)):
             self.held.add(first, end)
             self.buffer.append(delivery)
             return True
-        self._unsaid += again
-        fresh = [part for start, stop in self.held.gaps(first, end) for part in Ranges(self.acking.gaps(start, stop))]
+        self._again(first, end)
+        known = Ranges([*self.held.within(first, end), *self.acking.within(first, end)])
+        fresh = list(known.gaps(first, end))
         for start, stop in fresh:
             self.held.add(start, stop)
             self.buffer.append(delivery.part(start, stop))
         return bool(fresh)
 
-    def acked(self, ranges: tuple[Range, ...]) -> None:
-        """These acknowledgements are recorded."""
-        for first, end in ranges:
+    def acked(self, recorded: Iterable[Range], asked: Iterable[Range]) -> None:
+        """ACK of the ranges ``asked`` was answered. What is not recorded was not in flight to us: we have done with it."""
+        for first, end in recorded:
             self.acking.remove(first, end)
+        for first, end in asked:
+            for start, stop in self.acking.within(first, end):
+                self._lose(start, stop)
         self._end_if_recorded()
 
     def lost(self) -> None:
         """The session is over; a new one begins with SUBSCRIBE, unless nothing is left to say."""
         self._gather()
-        self._unsaid = []
+        self._unsaid, self._listed = [], ()
         if self.stage is not Stage.CLOSED:
             self.stage = Stage.WANTED
 
     def take(self) -> list[Command]:
         """What to send now, in this order. Only while a session is open."""
-        if self.stage is Stage.CLOSED:
-            return []
         self._gather()
-        commands = self._give_back()
-        if self.stage is Stage.WANTED:
-            if self.closing and not self.acking:
-                self.forget()
+        match self.stage:
+            case Stage.WANTED:
+                self._give_back()  # instead of NACK: in a new session it is enough not to list a message as held
+                if self.closing and not self.acking:
+                    self.forget()
+                    return []
+                return self._subscribe()
+            case Stage.OPEN:
+                commands = self._give_back() + self._acknowledge()
+                if self.closing:
+                    self.stage = Stage.LEAVING
+                    commands.append(Unsubscribe(self.number))
+                return commands
+            case _:  # wait for the answer
                 return []
-            self.stage = Stage.ASKED
-            commands = self._subscribe()  # instead of NACK: in a new session it is enough not to list a message as held
-        commands += self._acknowledge()
-        if self.closing and self.stage in (Stage.ASKED, Stage.OPEN):
-            self.stage = Stage.LEAVING
-            commands.append(Unsubscribe(self.number))
-        return commands
 
     # --- inside -------------------------------------------------------------------------------------------------------------
 
@@ -200,9 +225,41 @@ class Subscription:
             return
         done, self._done = self._done, []
         for first, end in Ranges((first, end) for first, end in done):
-            self.held.remove(first, end)
-            self.acking.add(first, end)
-            self._unsaid.append((first, end))
+            for start, stop in self.held.within(first, end):
+                self.held.remove(start, stop)
+                self.acking.add(start, stop)
+                self._unsaid.append((start, stop))
+            for start, stop in list(self.acking.gaps(first, end)):
+                self._finish(start, stop)
+
+    def _finish(self, first: int, end: int) -> None:
+        """The application is done with what somebody else holds now; if it comes here again, it need not see it again."""
+        self.finished.add(first, end)
+        if len(self.finished) > FINISHED_RANGES_MAX:
+            self.finished.remove(self.finished.firsts[0], self.finished.ends[0])
+
+    def _again(self, first: int, end: int) -> None:
+        """Acknowledge what came although the application is done with it."""
+        for start, stop in self.finished.within(first, end):
+            self.finished.remove(start, stop)
+            self.acking.add(start, stop)
+        self._unsaid += self.acking.within(first, end)
+
+    def _lose(self, first: int, end: int) -> None:
+        """[first, end) is not in flight to us any more."""
+        for start, stop in self.acking.within(first, end):
+            self.acking.remove(start, stop)
+            self._finish(start, stop)
+        if not self.held.within(first, end):
+            return
+        self.held.remove(first, end)
+        self.losses += 1
+        self.buffer = deque(part for delivery in self.buffer for part in self.still_held(delivery))
+
+    def still_held(self, delivery: Delivery) -> list[Delivery]:
+        """The parts of a delivery's messages, as far as not handed out, that are still ours."""
+        first = delivery.first
+        return [delivery.part(*pair) for pair in self.held.within(first + delivery.at, first + delivery.stop)]
 
     def _give_back(self) -> list[Command]:
         """NACK, by delay."""
@@ -217,7 +274,7 @@ class Subscription:
 
     def _subscribe(self) -> list[Command]:
         """SUBSCRIBE, with room for what is acknowledged and not recorded; what is closing takes nothing new."""
-        self._unsaid = list(self.acking)
+        self.stage = Stage.ASKED
         saying = self.acking.count()
         wanted = max(1, saying) if self.closing else self.prefetch + saying
         held = Ranges(self.acking)
@@ -225,7 +282,8 @@ class Subscription:
             for first, end in self.held:
                 held.add(first, end)
         room = min(limits.CREDIT_MESSAGES_MAX, wanted)
-        command = Subscribe(self.number, self.destination, room, CREDIT_BYTES, tuple(held)[:HELD_RANGES_MAX])
+        self._listed = tuple(held)[:HELD_RANGES_MAX]
+        command = Subscribe(self.number, self.destination, room, CREDIT_BYTES, self._listed)
         if saying and not self.closing:
             return [command, Credit(self.number, self.prefetch, CREDIT_BYTES)]
         return [command]

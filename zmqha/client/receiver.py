@@ -54,6 +54,7 @@ class Consumer:
         self._delivery: Delivery | None = None
         self._at = 0
         self._stop = 0
+        self._losses = 0
         self._closed = False
 
     def __iter__(self) -> Self:
@@ -65,6 +66,8 @@ class Consumer:
             self._current = None
             if not current.settled:
                 current.ack()
+        if self._subscription.losses != self._losses:
+            self._look_again()
         at = self._at
         delivery = self._delivery
         if at >= self._stop or delivery is None:
@@ -106,6 +109,16 @@ class Consumer:
                 engine.wait(engine.changed, lambda: subscription.stage is Stage.CLOSED, LEAVE_MS / 1000, 0.0)
             except ZmqhaError:  # no server: its session, and so this subscription, is over anyway
                 pass
+
+    def _look_again(self) -> None:
+        """A takeover gave some of our messages to others: hand out only what is left."""
+        subscription, delivery = self._subscription, self._delivery
+        with self._engine.lock:
+            self._losses = subscription.losses
+            if delivery is not None:
+                delivery.at = self._at
+                subscription.buffer.extendleft(reversed(subscription.still_held(delivery)))
+        self._delivery, self._at, self._stop = None, 0, 0
 
     def _load(self) -> Delivery:
         """The next delivery; StopIteration after the timeout or when closed. Raises what ended the subscription."""

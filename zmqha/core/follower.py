@@ -11,7 +11,7 @@ from zmqha.core.events import Journalled
 from zmqha.core.peer_protocol import NO_SESSION, Bulk, CopyBegin, CopyEnd, CopyPages, Follow, Piece, Session, Stored
 from zmqha.core.position import NOWHERE
 from zmqha.core.shipment import Chunk
-from zmqha.core.timers import Timers
+from zmqha.core.timers import FAST_BEAT_MS, Timers
 from zmqha.errors import ProtocolError
 
 HOME_MS = 5000  # contact on the peer link must hold this long before bulk moves back to it
@@ -25,6 +25,8 @@ class Follower:
         self._contact = contact
         self._session = self._source = NO_SESSION
         self._path: int | None = None
+        self._attempt = 0
+        self._answered = False  # something came over the present socket
         self._actions: list[Action] = []
         self._clear()
 
@@ -71,6 +73,7 @@ class Follower:
         """Something from the source. Raises ProtocolError for what is not in the grammar."""
         if getattr(message, "to_session", None) != self._session or message.session != self._source:
             return
+        self._answered = True
         match message:
             case CopyBegin() if not frames:
                 self.copied_bytes, self.whole, self.position = 0, False, NOWHERE
@@ -97,7 +100,7 @@ class Follower:
         """Keep telling; change the path where contact asks for it."""
         if not self.following:
             return
-        if now_ms - self._told_ms >= self._timers.heartbeat_ms:
+        if now_ms - self._told_ms >= (self._timers.heartbeat_ms if self._answered else FAST_BEAT_MS):
             self._tell(now_ms)
         best = self._contact.best_path(now_ms, self._timers.lost_ms)
         if best is None or best == self._path:
@@ -119,13 +122,19 @@ class Follower:
     def _connect(self, path: int, now_ms: int) -> None:
         self._path = path
         self._home_since_ms = None
-        self._told_ms = now_ms
         if not self.whole:
             self.copied_bytes = 0
+        self._attempt += 1
+        self._answered = False
         self._actions.append(ConnectBulk(path))
-        self._actions.append(SendBulk(None, Follow(self._session, self._source, self.position if self.whole else NOWHERE)))
+        self._tell(now_ms)
 
     def _tell(self, now_ms: int) -> None:
         self._told_ms = now_ms
-        stored = Stored(self._session, self._source, self.position if self.whole else NOWHERE, self.copied_bytes)
-        self._actions.append(SendBulk(None, stored))
+        position = self.position if self.whole else NOWHERE
+        message: Follow | Stored
+        if self._answered:
+            message = Stored(self._session, self._source, position, self.copied_bytes)
+        else:
+            message = Follow(self._session, self._source, position, self._attempt)
+        self._actions.append(SendBulk(None, message))

@@ -134,11 +134,12 @@ Control = Hello | Beat | Echo | Grant | Drop
 
 
 class Follow(msgspec.Struct, frozen=True, tag="follow"):
-    """Follower: send me everything. Repeated on a new socket after a change of path."""
+    """Follower: feed me. Repeated until the source answers, since a socket that is not connected yet drops it."""
 
     session: Session
     to_session: Session
     position: Position  # what the follower holds durably of this copy; NOWHERE asks for a full copy
+    attempt: int  # rises with each new socket; the same one again is a repetition
 
 
 class Stored(msgspec.Struct, frozen=True, tag="stored"):

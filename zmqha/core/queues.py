@@ -162,6 +162,8 @@ class Queue:
         finished: list[tuple[int, int]] = []
         changed = False
         for first, end in ranges:
+            if first >= end:
+                continue
             taken = 0
             for piece_first, piece_end, _ in subscription.in_flight.take(first, end):
                 weight, closed = self.log.finish(piece_first, piece_end)
@@ -183,6 +185,8 @@ class Queue:
         """What of these ranges is in flight to this consumer is ready again (or delayed); which."""
         back: list[Range] = []
         for first, end in ranges:
+            if first >= end:
+                continue
             for piece_first, piece_end, deliveries in subscription.in_flight.take(first, end):
                 subscription.out_messages -= piece_end - piece_first
                 subscription.out_bytes -= self.log.weight(piece_first, piece_end)

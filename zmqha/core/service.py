@@ -79,6 +79,7 @@ class Service:
         self._actions: list[Action] = []
         self._epoch = NO_EPOCH
         self._is_open = False
+        self._hold: ZmqhaError | None = None
         self._empty(0, 0)
 
     def _empty(self, last_value: int, now_ms: int) -> None:
@@ -91,7 +92,6 @@ class Service:
         self._delivery.held = False
         self._delays: list[tuple[int, int, int, int]] = []  # heap of (due_ms, queue number, first, end)
         self._durability = Durability.ONE_DISK  # what a confirm of something released earlier may promise
-        self._hold: ZmqhaError | None = None
         self._refusal: Refused | None = None
         self._sweep_ms = now_ms + self._sweep_every_ms
 
@@ -153,7 +153,7 @@ class Service:
         self._settings = settings
 
     def hold_sends(self, refusal_error: ZmqhaError | None) -> None:
-        """While an error is set, SEND and queue.add are refused with it; acknowledgements are taken."""
+        """While an error is set, SEND and queue.add are refused with it; acknowledgements are taken. Stays over close and open."""
         self._hold = refusal_error
 
     def stop_taking(self, refusal: Refused | None) -> None:
@@ -216,7 +216,7 @@ class Service:
             case wire.Open():
                 self._open_session(session, client, request, command, now_ms)
             case wire.Admin(verb, arguments):
-                result = self.admin(verb, arguments, client=client, request=request)
+                result = self._operate(client, request, verb, arguments)
                 if result is not None:
                     self._send(client, request, Reply(result))
             case _ if session is None:
@@ -441,8 +441,12 @@ class Service:
 
     # --- operators ----------------------------------------------------------------------------------------------------------
 
-    def admin(self, verb: str, arguments: dict[str, Any], *, client: bytes = b"", request: int = 0) -> dict[str, Any] | None:
-        """A queue verb. The result, or None when it goes to (client, request) once it is durable. Raises ZmqhaError."""
+    def admin(self, client: bytes, envelope: Envelope, now_ms: int) -> None:
+        """A queue verb of an operator, with or without a session. One that writes is answered once it is durable."""
+        self.receive(client, envelope, now_ms)
+
+    def _operate(self, client: bytes, request: int, verb: str, arguments: dict[str, Any]) -> dict[str, Any] | None:
+        """The result, or None when it goes to (client, request) once it is durable. Raises ZmqhaError."""
         queue_admin.check_arguments(verb, arguments)
         name = arguments.get("name", "")
         if verb == "queue.ls":

@@ -51,6 +51,7 @@ class Source:
         self.acked = NOWHERE  # durable in the follower's journal
         self.whole = False  # the follower has taken the whole copy
         self._session = self._follower_session = NO_SESSION  # own and the follower's, at Follow
+        self._asked = (NO_SESSION, NO_SESSION, 0)  # the Follow that is being answered
         self._route: bytes | None = None
         self._window: deque[Outstanding] = deque()
         self._window_bytes = 0
@@ -73,18 +74,25 @@ class Source:
 
     def follow(self, sender: bytes, message: Follow, now_ms: int) -> None:
         """The follower (again) asks to be fed. The caller has checked both sessions."""
+        asked = (message.to_session, message.session, message.attempt)
+        if asked == self._asked and sender == self._route:
+            return
         if message.position == NOWHERE:
-            self.reset()
-            self._session, self._follower_session, self._route = message.to_session, message.session, sender
-            self.phase = Phase.COPYING
-            self._copy_moved_ms = now_ms
-            self._asked_bytes = limits.COPY_WINDOW_BYTES
-            self._copy += 1
-            self._actions.append(CopyOut(self._copy, begin=True, budget=limits.COPY_WINDOW_BYTES))
-        elif self.phase is Phase.STREAMING and (message.to_session, message.session) == (self._session, self._follower_session):
-            self._route = sender
+            self._start_copy(sender, asked, now_ms)
+        elif self.phase is Phase.STREAMING and asked[:2] == (self._session, self._follower_session):
+            self._asked, self._route = asked, sender
             self._acknowledge(message.position)
             self._send_again(now_ms)
+
+    def _start_copy(self, sender: bytes, asked: tuple[Session, Session, int], now_ms: int) -> None:
+        self.reset()
+        self._asked, self._route = asked, sender
+        self._session, self._follower_session, _ = asked
+        self.phase = Phase.COPYING
+        self._copy_moved_ms = now_ms
+        self._asked_bytes = limits.COPY_WINDOW_BYTES
+        self._copy += 1
+        self._actions.append(CopyOut(self._copy, begin=True, budget=limits.COPY_WINDOW_BYTES))
 
     def stored(self, sender: bytes, message: Stored, now_ms: int) -> None:
         """An acknowledgement, repeated every heartbeat, so that a reconnected socket is noticed by its new routing id."""
@@ -92,15 +100,17 @@ class Source:
             return
         moved = sender != self._route
         self._route = sender
-        if self.phase is Phase.COPYING:
+        if self.phase is Phase.STREAMING:
+            self._acknowledge(message.position)
+        if moved and not self.whole:
+            self._start_copy(sender, self._asked, now_ms)  # the old connection took parts of the copy with it
+        elif self.phase is Phase.COPYING:
             if message.copied_bytes > self._copied_bytes:
                 self._copied_bytes = message.copied_bytes
                 self._copy_moved_ms = now_ms
             self._ask_for_more()
-        elif self.phase is Phase.STREAMING:
-            self._acknowledge(message.position)
-            if moved:
-                self._send_again(now_ms)
+        elif moved:
+            self._send_again(now_ms)
 
     # --- from the store -----------------------------------------------------------------------------------------------------
 

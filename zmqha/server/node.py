@@ -101,7 +101,7 @@ class Node:
         self._faults_told = 0
         self._fault_line_ms = 0
         self._store_look_ms = 0
-        self._store_seen = (0, 0)  # (progress, when it last moved)
+        self._store_seen = (0, clock_ms())  # (progress, when it last moved)
         self._peer_faults = 0
 
     def run(self) -> int:
