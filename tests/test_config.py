@@ -256,7 +256,7 @@ def test_the_environment_overrides_and_is_checked(tmp_path: Path) -> None:
         with pytest.raises(ConfigError) as refusal:
             read(tmp_path, environ={variable: "1"})
         assert variable in refusal.value.what and f"did you mean '{said}" in refusal.value.cure
-    with pytest.raises(ConfigError, match="timers.slow_ms"):
+    with pytest.raises(ConfigError, match=r"timers\.slow_ms"):
         read(tmp_path, environ={"ZMQHA_TIMERS__SLOW_MS": "soon"})
 
 

@@ -93,7 +93,8 @@ def child() -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
 def dial(context: Context, kind: int, endpoint: str, keys: Keys | None = None, server_key: bytes | None = None) -> Socket:
     """A socket of somebody outside, without any of our hardening."""
     socket: Socket = context.socket(kind)
-    socket.setsockopt(zmq.LINGER, 0)
+    for option, value in ((zmq.LINGER, 0), (zmq.SNDTIMEO, 3000), (zmq.RCVTIMEO, 3000)):
+        socket.setsockopt(option, value)
     if keys is not None and server_key is not None:
         socket.setsockopt(zmq.CURVE_PUBLICKEY, keys.public)
         socket.setsockopt(zmq.CURVE_SECRETKEY, keys.secret)

@@ -115,8 +115,9 @@ def test_only_client_keys_are_admitted_and_refusals_make_one_line_a_second(
     line = gate.line(5000)
     assert line is not None
     assert "127.0.0.1 on the client port: unknown key" in line
-    bare.send(b"y")
+    gate.refusals += 1
     assert gate.line(5999) is None
+    assert gate.line(6000) is not None
 
 
 def test_a_port_that_is_taken_is_a_config_error(context: Context) -> None:

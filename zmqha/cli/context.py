@@ -21,19 +21,19 @@ def context() -> None:
     examples="zmqha context add plant zmqha://edge-a,edge-b:7400\nzmqha context add plant pair/client/context.toml --select",
 )
 @click.argument("name")
-@click.argument("url", metavar="URL_OR_FILE")
+@click.argument("target", metavar="URL_OR_FILE")
 @click.option("--select", is_flag=True, help="Use it from now on.")
 @pass_invocation
-def add(invocation: Invocation, name: str, url: str, select: bool) -> None:
+def add(invocation: Invocation, name: str, target: str, select: bool) -> None:
     """Save URL_OR_FILE (a URL, or the context.toml of zmqha init) as NAME."""
     from zmqha.client.url import parse
 
-    resolved = contexts.read(str(Path(url).absolute())).url if url.endswith(".toml") else url
+    resolved = contexts.read(str(Path(target).absolute())).url if target.endswith(".toml") else target
     shown = str(parse(resolved))
     contexts.add(name, resolved)
     if select:
         contexts.select(name)
-    invocation.result(f"Context {name} leads to {shown}.", {"name": name, "url": shown, "selected": select})
+    invocation.result(f"Context {name} leads to {_short(shown)}.", {"name": name, "url": shown, "selected": select})
 
 
 @context.command("ls", examples="zmqha context ls")
@@ -44,7 +44,7 @@ def ls(invocation: Invocation) -> None:
 
     chosen = contexts.selected()
     found = [{"name": one.name, "selected": one.name == chosen, "url": masked(one.url)} for one in contexts.every()]
-    rows = [(one["name"], "*" if one["selected"] else "", one["url"]) for one in found]
+    rows = [(one["name"], "*" if one["selected"] else "", _short(str(one["url"]))) for one in found]
     invocation.show(f"Contexts: {len(found)}", COLUMNS, rows, found)
 
 
@@ -64,3 +64,8 @@ def rm(invocation: Invocation, name: str) -> None:
     """Forget NAME."""
     contexts.remove(name)
     invocation.result(f"Context {name} is removed.", {"name": name, "removed": True})
+
+
+def _short(url: str) -> str:
+    """Without the options: keys are long."""
+    return url.partition("?")[0]

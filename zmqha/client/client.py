@@ -8,12 +8,13 @@ from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import Any, Self
 
-from zmqha.client.engine import WAITING_BYTES_MAX, WAITING_MESSAGES_MAX, Engine, OnState
+from zmqha.client.engine import Engine, OnState, clock_ms
 from zmqha.client.failover import State
-from zmqha.client.handle import Handle, fresh, outcome, wait_for
+from zmqha.client.handle import Handle, outcome, wait_for
 from zmqha.client.message import Properties, check_priority, make_record
 from zmqha.client.producer import Batch, Receipt
 from zmqha.client.receiver import Consumer, open_consumer
+from zmqha.client.session import WAITING_BYTES_MAX, WAITING_MESSAGES_MAX, again
 from zmqha.client.url import Url, default_url, parse
 from zmqha.core.client_protocol import Durability
 from zmqha.core.message import PRIORITY_DEFAULT, check_name
@@ -116,21 +117,22 @@ class Client:
         if priority != PRIORITY_DEFAULT:
             check_priority(priority)
         engine = self._usable()
+        session = engine.session
         now_ms = time.time_ns() // _NS_PER_MS
-        record, flags, expires_ms = make_record(body, properties, ttl, now_ms, engine.max_message_bytes)
-        with engine.lock:
-            if engine.waiting_messages >= WAITING_MESSAGES_MAX or engine.waiting_bytes >= WAITING_BYTES_MAX:
+        record, flags, expires_ms = make_record(body, properties, ttl, now_ms, session.max_message_bytes)
+        with session.lock:
+            if session.waiting_messages >= WAITING_MESSAGES_MAX or session.waiting_bytes >= WAITING_BYTES_MAX:
                 self._wait_for_room()
-            if engine.dead is not None:
-                raise fresh(engine.dead)
-            stream = engine.streams.get(destination)
+            if session.dead is not None:
+                raise again(session.dead)
+            stream = session.streams.get(destination)
             if stream is None:
-                stream = engine.stream(check_name(destination))
+                stream = session.stream(check_name(destination))
             batch = stream.add(record, flags, priority, expires_ms)
-            engine.waiting_messages += 1
-            engine.waiting_bytes += len(record)
+            session.waiting_messages += 1
+            session.waiting_bytes += len(record)
             if stream.has_work():
-                engine.speak(stream)
+                session.speak(stream)
         return Handle(engine, batch)
 
     def send_many(
@@ -162,12 +164,13 @@ class Client:
         Raises the first refusal that no handle has told yet, OutcomeUnknown after ``timeout`` seconds, FailoverTimeout.
         """
         engine = self._usable(draining=True)
-        with engine.lock:
-            last = [batch for stream in engine.streams.values() for batch in stream.unsettled()]
+        session = engine.session
+        with session.lock:
+            last = [batch for stream in session.streams.values() for batch in stream.unsettled()]
         wait_for(engine, last, timeout)
-        with engine.lock:
-            untold = [batch for batch in engine.failed if not batch.seen]
-            engine.failed.clear()
+        with session.lock:
+            untold = [batch for batch in session.failed if not batch.seen]
+            session.failed.clear()
         for batch in untold:
             batch.seen = True
         if untold:
@@ -212,14 +215,15 @@ class Client:
         engine = self._usable(draining=True)
         if server is not None and not 0 <= server < len(self.url.hosts):
             raise UrlError(f"there is no server {server}", cause=f"the URL names {len(self.url.hosts)}")
-        with engine.lock:
-            if engine.dead is not None:
-                raise fresh(engine.dead)
-            request = engine.ask(verb, arguments or {}, server)
+        session = engine.session
+        with session.lock:
+            if session.dead is not None:
+                raise again(session.dead)
+            request = session.ask(verb, arguments or {}, server, clock_ms())
             try:
-                answered = engine.wait(engine.changed, lambda: request.done, timeout, -1.0)
+                answered = engine.wait(session.changed, lambda: request.done, timeout, -1.0)
             finally:
-                engine.drop_request(request)
+                session.requests.pop(request.number, None)
         if not answered:
             whom = self.url.hosts[server] if server is not None else ", ".join(map(str, self.url.hosts))
             raise ConnectionLost(
@@ -250,17 +254,18 @@ class Client:
         """
         self._draining = True
         engine = self._usable(draining=True)
-        with engine.lock:
-            subscriptions = list(engine.subscriptions.values())
+        session = engine.session
+        with session.lock:
+            subscriptions = list(session.subscriptions.values())
             for subscription in subscriptions:
                 subscription.close()
-                engine.speak(subscription)
+                session.speak(subscription)
         try:
             self.flush(timeout)
         finally:
-            with engine.lock:
-                if engine.dead is None and engine.failover.session is not None:
-                    engine.wait(engine.changed, lambda: not engine.subscriptions, 1.0, -1.0)
+            with session.lock:
+                if session.dead is None and engine.failover.session is not None:
+                    engine.wait(session.changed, lambda: not session.subscriptions, 1.0, -1.0)
 
     def close(self) -> None:
         """End now: what is not confirmed is OutcomeUnknown to its handle, what is not acknowledged goes back to its queue."""
@@ -290,11 +295,12 @@ class Client:
     def _wait_for_room(self) -> None:
         """With the engine's lock held. Raises FailoverTimeout."""
         engine = self._engine
+        session = engine.session
 
         def room() -> bool:
-            return engine.waiting_messages < WAITING_MESSAGES_MAX and engine.waiting_bytes < WAITING_BYTES_MAX
+            return session.waiting_messages < WAITING_MESSAGES_MAX and session.waiting_bytes < WAITING_BYTES_MAX
 
-        engine.wait(engine.space, room, None, engine.options.failover_timeout)
+        engine.wait(session.space, room, None, engine.options.failover_timeout)
 
     def _wait_connected(self) -> None:
         """Until the active is found. Raises as ``connect``."""
@@ -304,7 +310,7 @@ class Client:
         def decided() -> bool:
             return failover.session is not None or failover.hopeless()
 
-        with engine.lock:
-            engine.wait(engine.changed, decided, seconds, -1.0)
+        with engine.session.lock:
+            engine.wait(engine.session.changed, decided, seconds, -1.0)
         if failover.session is None:
             raise failover.error(seconds)

@@ -2,7 +2,8 @@
 
 from zmqha.client.engine import Engine
 from zmqha.client.producer import Batch, Receipt, Stage
-from zmqha.errors import OutcomeUnknown, ZmqhaError
+from zmqha.client.session import again
+from zmqha.errors import OutcomeUnknown
 
 
 class Handle:
@@ -38,8 +39,8 @@ def wait_for(engine: Engine, batches: list[Batch], timeout: float | None) -> Non
             batches.pop()
         return not batches
 
-    with engine.lock:
-        if engine.wait(engine.space, settled, timeout, engine.options.failover_timeout):
+    with engine.session.lock:
+        if engine.wait(engine.session.space, settled, timeout, engine.options.failover_timeout):
             return
     raise OutcomeUnknown(
         f"no confirm within {timeout:g} s" if timeout is not None else "no confirm",
@@ -53,11 +54,6 @@ def outcome(batch: Batch) -> Receipt:
     error = batch.error
     if error is not None:
         batch.seen = True
-        raise fresh(error)
+        raise again(error)
     assert batch.receipt is not None
     return batch.receipt
-
-
-def fresh(error: ZmqhaError) -> ZmqhaError:
-    """Another exception that says the same."""
-    return type(error)(error.what, cause=error.cause, cure=error.cure)

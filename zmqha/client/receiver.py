@@ -5,34 +5,36 @@ from types import TracebackType
 from typing import Self
 
 from zmqha.client.consumer import Delivery, Stage, Subscription
-from zmqha.client.engine import LEAVE_MS, Engine
-from zmqha.client.handle import fresh
+from zmqha.client.engine import Engine
 from zmqha.client.message import Message
+from zmqha.client.session import Session, again
 from zmqha.errors import ZmqhaError
+
+LEAVE_S = 1.0  # closing waits this long until the last acknowledgements are recorded
 
 
 class _Desk:
     """Where the messages of one subscription are acknowledged, from any thread."""
 
-    __slots__ = ("engine", "subscription")
+    __slots__ = ("session", "subscription")
 
-    def __init__(self, engine: Engine, subscription: Subscription) -> None:
-        self.engine = engine
+    def __init__(self, session: Session, subscription: Subscription) -> None:
+        self.session = session
         self.subscription = subscription
 
     def ack(self, offset: int) -> None:
         """Collected; the I/O thread says it with its next turn."""
-        engine = self.engine
-        with engine.lock:
+        session = self.session
+        with session.lock:
             if self.subscription.ack(offset):
-                engine.speak(self.subscription)
+                session.speak(self.subscription)
 
     def nack(self, offset: int, delay: float) -> None:
         """Likewise. ``delay`` in seconds."""
-        engine = self.engine
-        with engine.lock:
+        session = self.session
+        with session.lock:
             self.subscription.nack(offset, max(0, round(delay * 1000)))
-            engine.speak(self.subscription)
+            session.speak(self.subscription)
 
 
 class Consumer:
@@ -47,7 +49,7 @@ class Consumer:
     def __init__(self, engine: Engine, subscription: Subscription, *, auto: bool, timeout: float | None) -> None:
         self._engine = engine
         self._subscription = subscription
-        self._desk = _Desk(engine, subscription)
+        self._desk = _Desk(engine.session, subscription)
         self._auto = auto
         self._timeout = timeout
         self._current: Message | None = None
@@ -100,20 +102,20 @@ class Consumer:
         self._closed = True
         self._delivery, self._at, self._stop = None, 0, 0
         engine, subscription = self._engine, self._subscription
-        with engine.lock:
+        with engine.session.lock:
             subscription.close()
-            engine.speak(subscription)
-            if engine.dead is not None or engine.is_own_thread():
+            engine.session.speak(subscription)
+            if engine.session.dead is not None or engine.is_own_thread():
                 return
             try:
-                engine.wait(engine.changed, lambda: subscription.stage is Stage.CLOSED, LEAVE_MS / 1000, 0.0)
+                engine.wait(engine.session.changed, lambda: subscription.stage is Stage.CLOSED, LEAVE_S, 0.0)
             except ZmqhaError:  # no server: its session, and so this subscription, is over anyway
                 pass
 
     def _look_again(self) -> None:
         """A takeover gave some of our messages to others: hand out only what is left."""
         subscription, delivery = self._subscription, self._delivery
-        with self._engine.lock:
+        with self._engine.session.lock:
             self._losses = subscription.losses
             if delivery is not None:
                 delivery.at = self._at
@@ -128,12 +130,12 @@ class Consumer:
         def ready() -> bool:
             return bool(subscription.buffer) or subscription.stage is Stage.CLOSED or subscription.closing
 
-        with engine.lock:
-            if not ready() and not engine.wait(engine.arrived, ready, self._timeout, engine.options.failover_timeout):
+        with engine.session.lock:
+            if not ready() and not engine.wait(engine.session.arrived, ready, self._timeout, engine.options.failover_timeout):
                 raise StopIteration
             if not subscription.buffer:
                 if subscription.error is not None:
-                    raise fresh(subscription.error)
+                    raise again(subscription.error)
                 raise StopIteration
             delivery = subscription.buffer.popleft()
         self._delivery, self._at, self._stop = delivery, delivery.at, delivery.stop
@@ -142,15 +144,15 @@ class Consumer:
 
 def open_consumer(engine: Engine, destination: str, prefetch: int, *, auto: bool, timeout: float | None) -> Consumer:
     """Subscribe and wait until the server agrees. Raises NoSuchDestination, LimitReached, FailoverTimeout."""
-    with engine.lock:
-        if engine.dead is not None:
-            raise fresh(engine.dead)
-        subscription = engine.subscribe(destination, prefetch)
+    with engine.session.lock:
+        if engine.session.dead is not None:
+            raise again(engine.session.dead)
+        subscription = engine.session.subscribe(destination, prefetch)
     consumer = Consumer(engine, subscription, auto=auto, timeout=timeout)
     waiting: Callable[[], bool] = lambda: subscription.stage not in (Stage.WANTED, Stage.ASKED)  # noqa: E731
-    with engine.lock:
-        engine.wait(engine.changed, waiting, None, engine.options.failover_timeout)
+    with engine.session.lock:
+        engine.wait(engine.session.changed, waiting, None, engine.options.failover_timeout)
         if subscription.error is not None:
             consumer._closed = True
-            raise fresh(subscription.error)
+            raise again(subscription.error)
     return consumer

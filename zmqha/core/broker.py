@@ -327,7 +327,7 @@ class Broker:
             self.source.follow(event.sender, message, now_ms)
         elif isinstance(message, Stored) and ha.step is not Step.CLAIM:
             self.source.stored(event.sender, message, now_ms)
-            if ha.state is State.ACTIVE and not ha.granted and self.source.acked == ha.position:
+            if self.source.acked == ha.position:
                 ha.grant(now_ms)
 
     def _journalled(self, event: Journalled, now_ms: int) -> None:

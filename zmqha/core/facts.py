@@ -6,7 +6,6 @@ Never inside the replicated store: copying pages would overwrite it. Values only
 
 from typing import NamedTuple
 
-from zmqha.core import limits
 from zmqha.core.peer_protocol import Standing
 from zmqha.core.position import NO_EPOCH, Epoch
 
@@ -15,36 +14,20 @@ AUDIT_TEXT_MAX = 200  # characters of one
 REASON_TEXT_MAX = 120
 
 
-class HistoryEntry(NamedTuple):
-    """One change of epoch, for ``zmqha history``; no decision reads it."""
-
-    epoch: int
-    txn: int
-    reason: str
-    wall_ms: int
-    active: bool
-    outage_ms: int
-
-
 class NodeFacts(NamedTuple):
-    """Identity, the last durable decision, and what people ask about afterwards."""
+    """Identity and the last durable decision."""
 
     cluster_id: str
     node_id: str
-    fingerprints: tuple[str, ...] = ()  # of the keys, compared in HELLO
     incarnation: int = 0  # +1 at each start
     epoch: Epoch = NO_EPOCH
     standing: Standing = Standing.NEW
     reason: str = ""  # of the last change of standing
     audit: tuple[str, ...] = ()  # last operator acts, oldest first
-    history: tuple[HistoryEntry, ...] = ()  # oldest first
 
     def bounded(self) -> "NodeFacts":
         """The same with everything that grows cut to its limit, oldest first."""
         return self._replace(
             reason=self.reason[:REASON_TEXT_MAX],
             audit=tuple(act[:AUDIT_TEXT_MAX] for act in self.audit[-AUDIT_ENTRIES:]),
-            history=tuple(
-                entry._replace(reason=entry.reason[:REASON_TEXT_MAX]) for entry in self.history[-limits.HISTORY_ENTRIES :]
-            ),
         )

@@ -382,12 +382,12 @@ class HA:
             store_full=self.store_full,
         )
         self.pulse.beat(beat, self._hello(), now_ms)
-        if self.state is State.ACTIVE and not self.granted and self.step is Step.NONE:
-            self.grant(now_ms)
+        self.grant(now_ms)
 
     def grant(self, now_ms: int) -> None:
-        """ACTIVE: (again) say that the peer holds everything, if it may still be so (F2)."""
-        if self.fresh(now_ms):
+        """ACTIVE: say (again) that the peer holds everything, if PAIRED is durable (O2), it is due, and contact is fresh (F2)."""
+        due = self.state is State.ACTIVE and self.step is Step.NONE and not self.granted
+        if due and self.fresh(now_ms):
             grant = Grant(self.contact.session, self.contact.peer_session, self.position)
             self._actions.append(SendControl(None, grant))
 

@@ -226,9 +226,10 @@ class _Resolution:
         servers = {label: self.server(label, block, own=label == name) for label, block in self.file.server.items()}
         own = servers.pop(name)
         peer = next(iter(servers.values()), None)
-        self.check_ports([own, peer] if peer else [own])
         if peer:
             self.check_apart(own, peer)
+        self.check_ports([own, peer] if peer else [own])
+        if peer:
             for text in self.file.gateway.addresses:
                 self.check_gateway(text, own, peer)
         cluster, security = self.file.cluster, self.file.security

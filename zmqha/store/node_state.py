@@ -109,17 +109,10 @@ def sync_directory(path: Path) -> None:
 
 
 def _write_slot(number: int, facts: NodeFacts) -> bytes:
-    value = _encode(facts.bounded())
+    value = msgspec.msgpack.encode(facts.bounded())
+    assert len(value) <= _VALUE_BYTES_MAX, "every text in the facts is bounded"
     counted = number.to_bytes(8, "little") + value
     return (_SLOT.pack(_MAGIC, len(value), number, xxhash.xxh3_64_intdigest(counted)) + value).ljust(SLOT_BYTES, b"\0")
-
-
-def _encode(facts: NodeFacts) -> bytes:
-    """The value, with as much of its history as fits the slot."""
-    while len(value := msgspec.msgpack.encode(facts)) > _VALUE_BYTES_MAX:
-        assert facts.history, "without history the facts fit a slot: every text is bounded"
-        facts = facts._replace(history=facts.history[1:])
-    return value
 
 
 def _read_slot(slot: bytes) -> tuple[int, NodeFacts] | None:

@@ -50,7 +50,7 @@ from zmqha.store.copy_source import CopySource
 from zmqha.store.copy_target import CopyTarget
 from zmqha.store.crash import crash_point
 from zmqha.store.lmdb_store import LmdbStore
-from zmqha.store.node_state import STATE_FILE, NodeState, set_aside
+from zmqha.store.node_state import NodeState, set_aside
 from zmqha.store.page_file import LOCK_FILE, STORE_FILE, PageReader
 from zmqha.store.replica import Replica
 
@@ -136,7 +136,11 @@ class StoreThread(threading.Thread):
             self._copy_step()
             return True
         if self._applying and self._replica is not None:
-            self._applying = self._replica.apply(APPLY_BYTES)
+            try:
+                self._applying = self._replica.apply(APPLY_BYTES)
+            except StoreFull as error:  # nothing is lost: what is not applied stays in the journal
+                self._applying = False
+                self._report(JournalFull(error))
             return self._applying
         return False
 
@@ -290,9 +294,13 @@ class StoreThread(threading.Thread):
         """One fdatasync for all chunks taken since the last."""
         assert self._replica is not None and self._target is not None
         crash_point("before_acknowledge")
-        position = self._replica.flush()
         self.progress += self._unflushed
         self._unflushed = self._unflushed_bytes = 0
+        try:
+            position = self._replica.flush()
+        except StoreFull as error:
+            self._report(JournalFull(error))
+            return
         self._applying = True
         self._report(Journalled(position, self._target.copied_bytes, True))
 
@@ -332,9 +340,12 @@ class StoreThread(threading.Thread):
         if ahead:
             reader = PageReader(self._directory / STORE_FILE)
             try:
-                position = reader.recompute(head.chain, lineage[-1].epoch) or position
+                found = reader.recompute(head.chain, lineage[-1].epoch)
             finally:
                 reader.close()
+            if found is None:
+                raise StoreDamaged(f"the position of {STORE_FILE} cannot be told", cause="its older meta page is not the one before")
+            position = found
         self._position = position
         return Inspected(True, position, lineage, head.peer_high, "")
 
@@ -367,5 +378,3 @@ class StoreThread(threading.Thread):
             self._store.close()
         self._close_replica()
 
-
-__all__ = ["STATE_FILE", "StoreThread"]

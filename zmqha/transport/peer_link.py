@@ -1,8 +1,8 @@
 """One path to the peer for control frames: a PAIR that is thrown away and made anew whenever contact is lost.
 
-A bare bound PAIR stays deaf after a half-open cut or a frozen peer: it keeps the dead connection and refuses the new one. The same
-after a frame that is too large or cannot be decrypted. So both ends rebuild; *when* is the caller's decision. Single frames only; a
-message of several frames is dropped and counted.
+A bare bound PAIR stays deaf after a half-open cut or a frozen peer: it keeps the dead connection and refuses the new one. Likewise
+after a frame that is too large or cannot be decrypted. So both ends rebuild; *when* is the caller's decision. Single frames only;
+a message of several frames is dropped and counted.
 
 Driven by the reactor: ``socket`` (may be None, another object after ``rebuild``) in the poller, ``tick`` at ``deadline_ms``.
 """

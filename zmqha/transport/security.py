@@ -7,7 +7,7 @@ The gate answers from the reactor's own poller. pyzmq's ThreadAuthenticator woul
 that dies, and with it all handshakes, on the first exception in a callback. Key files are pyzmq's (``zmq.auth``).
 
 What never reaches the gate: strangers who do not know the server's public key, wrong protocol, garbage, silence. libzmq closes
-those by itself, at once or after HANDSHAKE_MS, and tells nobody: a monitor could, but a full one blocks libzmq's I/O thread.
+those by itself, at once or after HANDSHAKE_MS, and tells nobody: a monitor could, but is one more queue to fill.
 """
 
 import os

@@ -46,7 +46,7 @@ class Profile(NamedTuple):
 
 CONTROL = Profile(limits.CONTROL_FRAME_BYTES_MAX, 64, limits.PEER_MESSAGES_PER_TURN, PEER_SILENT_MS)
 BULK = Profile(limits.BULK_FRAME_BYTES_MAX, 256, 256, PEER_SILENT_MS)  # in bytes the window of core.replication is the bound
-CLIENT = Profile(limits.CLIENT_FRAME_BYTES_MAX, 512, 32, CLIENT_SILENT_MS)  # 32: as fast as 1000 (measured), at most 256 MiB
+CLIENT = Profile(limits.CLIENT_FRAME_BYTES_MAX, 512, 32, CLIENT_SILENT_MS)  # 32: as fast as 1000 (measured), about 256 MiB each
 
 
 def open_socket(context: Context, kind: int, profile: Profile, *, ipv6: bool) -> Socket:

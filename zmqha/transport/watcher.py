@@ -1,7 +1,7 @@
 """The death notice on the wire: a small forked process that outlives the server, and the ear of the other server.
 
 The watcher waits on the server's pidfd, which the kernel makes readable once *all* its threads are gone: nothing can leave it
-any more. Then it sends the notice by UDP to every address of the peer and exits. Stop, freeze and cut produce no notice; a machine
+any more. Then it sends the notice by UDP to every address of the peer and exits. Stop, freeze, cut produce no notice; a machine
 that dies takes its watcher along. It touches no ZeroMQ and keeps no descriptor of the server: no port, no pipe stays open.
 
 ``start_watcher`` must run before the process has its first thread and its first socket.
