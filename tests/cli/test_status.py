@@ -53,6 +53,18 @@ def test_both_say_that_they_serve(run: Run, pair: Pair) -> None:
     assert "edge-b says: b alone." in outcome.out
 
 
+def test_stores_that_differ_at_one_position_are_an_alarm(run: Run, pair: Pair) -> None:
+    behind = run("status").out
+    pair.status[B]["servers"][1]["txn"] -= 1
+    pair.status[B]["servers"][1]["chain"] = "11" * 8
+    later = run("status").out
+    pair.status[B]["servers"][1]["txn"] += 1
+    different = run("status").out
+
+    assert "ALARM" not in behind and "ALARM" not in later
+    assert "the two stores differ" in different
+
+
 def test_a_copying_peer_shows_progress(run: Run, pair: Pair) -> None:
     a, b = row("edge-a", 11, "Primary", "STANDALONE"), row("edge-b", 12, "Secondary", "PASSIVE_SYNC", copied=0.431)
     pair.status = {A: view("edge-a", a, b), B: view("edge-b", a, b)}

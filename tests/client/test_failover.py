@@ -1,10 +1,11 @@
 """The failover machine: events in, actions out, time as a number."""
 
 import random
+from itertools import pairwise
 
 import pytest
 
-from zmqha.client.failover import FAST_MS, SILENT_MS, Ask, Begin, Changed, End, Failover, Probe, Reset, State
+from zmqha.client.failover import FAST_MS, SILENT_MS, Ask, Begin, Changed, Failover, Probe, State
 from zmqha.client.url import Options
 from zmqha.core.client_protocol import Envelope, Failure, Opened, Pong, Refused
 from zmqha.core.position import Epoch
@@ -90,7 +91,7 @@ def test_a_higher_epoch_elsewhere_takes_the_session_over(pair):
     connected_to_a(pair, epoch=1)
     pair.receive(1, opened(2), 5)
     actions = pair.take_actions()
-    assert actions[:2] == [End(0), Reset(0)]
+    assert list(map(str, actions[:2])) == ["End(server=0)", "Reset(server=0)"]
     assert Begin(1, OPENED) in actions
     assert pair.session == 1
 
@@ -98,17 +99,21 @@ def test_a_higher_epoch_elsewhere_takes_the_session_over(pair):
 def test_a_broken_connection_asks_the_other_at_once(pair):
     connected_to_a(pair)
     pair.disconnected(0, 100)
-    assert pair.take_actions() == [Reset(0), End(0), Changed(State.CONNECTED, State.LOST, "a:1: the connection broke"), Ask(1)]
+    assert list(map(str, pair.take_actions())) == [
+        "Reset(server=0)",
+        "End(server=0)",
+        str(Changed(State.CONNECTED, State.LOST, "a:1: the connection broke")),
+        "Ask(server=1)",
+    ]
 
 
 def test_a_refusal_in_a_session_asks_the_named_at_once_and_the_refuser_later(pair):
     connected_to_a(pair)
     pair.receive(0, refused(active="b:1"), 100)
     actions = pair.take_actions()
-    assert Ask(1) in actions
-    assert Ask(0) not in actions
+    assert [str(action) for action in actions if isinstance(action, Ask)] == ["Ask(server=1)"]
     pair.tick(151)
-    assert pair.take_actions() == [Ask(0)]
+    assert kinds(pair) == ["Ask"]
 
 
 def test_a_refusal_that_names_the_active_by_another_name_means_the_other_server(pair):
@@ -127,14 +132,16 @@ def test_two_refusing_servers_are_asked_every_25_to_50_ms_and_slower_after_two_s
         pair.connected(server, 0)
     asked, now = {0: [], 1: []}, 0
     while now < 8000:
-        for action in pair.take_actions():
-            assert isinstance(action, Ask)
-            asked[action.server].append(now)
-            pair.receive(action.server, refused(active=("b:1", "a:1")[action.server]), now)
+        while actions := pair.take_actions():
+            for action in actions:
+                assert isinstance(action, Ask)
+                asked[action.server].append(now)
+                pair.receive(action.server, refused(active=("b:1", "a:1")[action.server]), now)
+        pair.tick(now)
         now = max(now + 1, pair.deadline())
         pair.tick(now)
     for times in asked.values():
-        gaps = [(start, after - start) for start, after in zip(times, times[1:], strict=False)]
+        gaps = [(start, after - start) for start, after in pairwise(times)]
         fast = [gap for start, gap in gaps if start < FAST_MS - 60]
         slow = [gap for start, gap in gaps if start > 6000]
         assert all(25 <= gap <= 51 for gap in fast), fast
@@ -145,12 +152,14 @@ def test_silence_while_an_answer_is_due_is_a_loss_after_1200_ms_and_one_ping(pai
     connected_to_a(pair)
     now, log = 0, []
     while now < 3000 and pair.state is State.CONNECTED:
+        pair.tick(now, busy=True)
         now = max(now + 1, pair.deadline())
         pair.tick(now, busy=True)
         log += [(now, action) for action in pair.take_actions()]
-    assert (400, Probe(0)) in log
-    assert now == SILENT_MS
-    assert [action for _, action in log if isinstance(action, Reset | Ask)] == [Reset(0), Ask(1)]
+    told = [(at, type(action).__name__, action[0]) for at, action in log]
+    assert told[0] == (400, "Probe", 0)
+    assert told[1:3] == [(SILENT_MS, "Reset", 0), (SILENT_MS, "End", 0)]
+    assert told[4:] == [(SILENT_MS, "Ask", 1)]
 
 
 def test_any_frame_ends_the_silence(pair):
@@ -206,7 +215,7 @@ def test_after_close_nothing_happens(pair):
     assert kinds(pair) == ["End", "Changed"]
     pair.tick(10_000)
     pair.disconnected(0, 10_000)
-    assert Ask(0) not in pair.take_actions()
+    assert not pair.take_actions()
     assert pair.state is State.CLOSED
 
 

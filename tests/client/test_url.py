@@ -91,9 +91,7 @@ def test_an_unknown_option_names_the_nearest(wrong, right):
     assert repr(right) in error.value.cure
 
 
-@pytest.mark.parametrize(
-    "text", ["zmqha://u:secret@a,b/n?ack=manual", "zmqha://u:sec:secret@a", "zmqha://:secret@a"]
-)
+@pytest.mark.parametrize("text", ["zmqha://u:secret@a,b/n?ack=manual", "zmqha://u:sec:secret@a", "zmqha://:secret@a"])
 def test_the_password_is_never_shown(text):
     url = parse(text)
     assert "secret" in url.password

@@ -181,7 +181,7 @@ def bodies(*names: str, producer: int = 7, first: int = 1) -> bytes:
 def check(service: Service) -> None:
     """Guarantee 4 and the bookkeeping around it: every message is in exactly one place, every counter is the sum it claims."""
     open_batches: dict[int, int] = {}
-    for queue in service._queues.by_number.values():
+    for queue in service._desk.queues.by_number.values():
         cursor, log = queue.cursor, queue.log
         places: list[tuple[int, int]] = [*cursor.done, (cursor.fresh, cursor.tail)]
         places += [(first, end) for first, end, _ in [*cursor.returned, *cursor.delayed]]
@@ -202,8 +202,14 @@ def check(service: Service) -> None:
         assert cursor.in_flight == in_flight
         not_done = list(cursor.done.gaps(cursor.floor, cursor.tail))
         assert cursor.messages == sum(end - first for first, end in not_done)
+        counted = {offset: count for first, end, count in cursor.counts for offset in range(first, end)}
         for first, end, _ in cursor.counts:
             assert not cursor.done_within(first, end)
+        for first, end, count in [*cursor.returned, *cursor.delayed]:
+            assert all(counted.get(offset, 0) == count for offset in range(first, end))
+        for subscription in queue.consumers:
+            for first, end, count in subscription.in_flight:
+                assert all(counted.get(offset, count - 1) in (count - 1, count) for offset in range(first, end))
         size = 0
         for i, first in enumerate(log.first):
             left = log.count[i] - sum(b - a for a, b in cursor.done_within(first, first + log.count[i]))
@@ -213,9 +219,9 @@ def check(service: Service) -> None:
                 open_batches[log.value[i]] = open_batches.get(log.value[i], 0) + 1
         assert log.bytes == size
         assert queue.tail >= cursor.tail and queue.incoming_messages >= queue.tail - cursor.tail
-    values = service._values
-    counted = {value: count for value, count in zip(values._value, values._open, strict=True) if count}
+    values = service._desk.values
+    holding = {value: count for value, count in zip(values._value, values._open, strict=True) if count}
     if not values._retired:
-        assert counted == open_batches
-    cache = service._delivery.cache
+        assert holding == open_batches
+    cache = service._desk.delivery.cache
     assert cache.bytes == sum(map(len, cache._batches.values()))

@@ -216,7 +216,7 @@ def test_sequences_count_per_destination() -> None:
     rig = rig_with("one")
     assert rig.say(P, Send("r", bodies("first"))) == []
     assert only(rig.say(P, Send("s", bodies("second", first=2))), Failure)[0].expected == 1
-    assert "s" not in rig.service._queues.by_name
+    assert "s" not in rig.service._desk.queues.by_name
 
 
 def test_sequences_survive_a_takeover() -> None:
@@ -596,7 +596,7 @@ def test_a_value_with_batches_of_two_queues_goes_with_the_later_one() -> None:
     assert list(rig.store.values) == [1]
     rig.takeover()
     admin(rig, "queue.add", name="new")
-    assert rig.service._queues.by_name["new"].number == 3, "2 is still in the log"
+    assert rig.service._desk.queues.by_name["new"].number == 3, "2 is still in the log"
     admin(rig, "queue.purge", name="q")
     rig.settle()
     assert rig.store.values == {}

@@ -1,5 +1,8 @@
 """Hypothesis drives a Service and a trivial model side by side: sends, works, releases, full disks, takeovers, acks, nacks, losses."""
 
+import random
+
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -26,6 +29,7 @@ from zmqha.core.message import records
 QUEUES = ("a", "b/c")
 PRODUCERS = (11, 12)
 CLIENTS = (b"x", b"y", b"z")
+PICKS = st.lists(st.tuples(st.integers(0, 9), st.integers(1, 6)), min_size=1, max_size=3)
 
 
 class Consumer:
@@ -56,8 +60,14 @@ class ServiceModel(RuleBasedStateMachine):
         self.purged: set[str] = set()  # bodies
         self.delivered: set[str] = set()
         self.clients = {client: Consumer() for client in CLIENTS}
+        self.persisted: dict[tuple[str, int], int] = {}  # deliveries that the store knew at the last takeover
+        self.asked: dict[int, str] = {}  # request of an ACK -> queue
         self.serial = 0
         self.seen = 0
+        for client in CLIENTS:
+            self.open(client)
+        for number, client in enumerate(CLIENTS):
+            self.subscribe(client, 0, QUEUES[number % 2], 4, 10_000, hold=False)
 
     # --- what the service said ----------------------------------------------------------------------------------------------
 
@@ -70,10 +80,9 @@ class ServiceModel(RuleBasedStateMachine):
                 case Confirm(queue, producer, up_to, _):
                     assert up_to <= len(self.accepted[producer, queue])
                     self.confirmed[producer, queue] = max(self.confirmed[producer, queue], up_to)
-                case Acked(subscription, ranges):
-                    queue = self.clients[client].queue_of.get(subscription)
-                    if queue is not None:
-                        self.acked |= {(queue, offset) for first, end in ranges for offset in range(first, end)}
+                case Acked(_, ranges):
+                    queue = self.asked[envelope.request]  # the number of a subscription may be in use for another queue by now
+                    self.acked |= {(queue, offset) for first, end in ranges for offset in range(first, end)}
                 case Close():
                     self.lost(client)
         self.seen = len(self.rig.got)
@@ -88,7 +97,7 @@ class ServiceModel(RuleBasedStateMachine):
             assert key not in self.out, "in flight twice"
             known = self.times.get(key, 0)
             assert deliver.redelivered == (known > 0 or offset < self.old_tail[queue])
-            assert deliver.deliveries > known
+            assert deliver.deliveries == known + 1 if known else deliver.deliveries == self.persisted.get(key, 0) + 1
             if not deliver.redelivered:
                 assert deliver.deliveries == 1 and offset > self.highest.get(queue, -1), "first deliveries out of order"
                 self.highest[queue] = offset
@@ -115,9 +124,12 @@ class ServiceModel(RuleBasedStateMachine):
 
     @rule(
         client=st.sampled_from(CLIENTS), producer=st.sampled_from(PRODUCERS), queue=st.sampled_from(QUEUES),
-        count=st.integers(1, 5), again=st.integers(0, 6), ahead=st.sampled_from((0, 0, 0, 0, 1)),
+        count=st.integers(1, 5), again=st.sampled_from((0, 0, 0, 0, 1, 2, 5)), ahead=st.sampled_from((0, 0, 0, 0, 1)),
+        shut=st.sampled_from((False, False, False, True)),
     )  # fmt: skip
-    def send(self, client: bytes, producer: int, queue: str, count: int, again: int, ahead: int) -> None:
+    def send(self, client: bytes, producer: int, queue: str, count: int, again: int, ahead: int, shut: bool) -> None:
+        if not shut:
+            self.opened(client)
         known = self.accepted[producer, queue]
         again = min(again, len(known), 5) if not ahead else 0
         names = known[len(known) - again :]
@@ -155,13 +167,17 @@ class ServiceModel(RuleBasedStateMachine):
 
     @rule()
     def settle(self) -> None:
+        """Afterwards nothing ready is left lying while somebody could take it."""
         self.rig.settle()
         self.listen()
+        for queue in self.rig.service._desk.queues.by_name.values():
+            idle = [consumer for consumer in queue.consumers if consumer.has_credit and consumer.out_messages == 0]
+            assert not (idle and queue.cursor.front()), "a consumer waits beside a ready message"
 
     @precondition(lambda self: self.rig.works)
-    @rule(data=st.data())
-    def disk_full(self, data: st.DataObject) -> None:
-        self.rig.fail(data.draw(st.integers(0, len(self.rig.works) - 1)))
+    @rule(at=st.integers(0, 3))
+    def disk_full(self, at: int) -> None:
+        self.rig.fail(at % len(self.rig.works))
         kept = self.last_sequences([work.producers for work in self.rig.works])
         self.forget_beyond(kept)
         self.listen()
@@ -177,9 +193,9 @@ class ServiceModel(RuleBasedStateMachine):
             assert kept.get(key, 0) >= self.confirmed[key], "a confirmed message is gone"
             del known[kept.get(key, 0) :]
 
-    @rule(data=st.data())
-    def takeover(self, data: st.DataObject) -> None:
-        self.rig.takeover(data.draw(st.integers(0, len(self.rig.works))))
+    @rule(survive=st.integers(0, 4))
+    def takeover(self, survive: int) -> None:
+        self.rig.takeover(survive % (len(self.rig.works) + 1))
         self.listen()
         self.forget_beyond(self.last_sequences([]))
         for client in CLIENTS:
@@ -187,9 +203,16 @@ class ServiceModel(RuleBasedStateMachine):
         self.done.clear()
         self.times.clear()
         self.highest.clear()
+        names = {row.number: row.name for row in self.rig.store.destinations.values()}
+        self.persisted = {
+            (names[row.destination], offset): deliveries
+            for row in self.rig.store.cursors.values()
+            for first, end, deliveries in row.returned
+            for offset in range(first, end)
+        }
         for key in [key for key in self.body_at if key not in self.acked]:
             del self.body_at[key]  # checked again as it is delivered; unreleased ones may be other messages now
-        for queue in self.rig.service._queues.by_name.values():
+        for queue in self.rig.service._desk.queues.by_name.values():
             self.old_tail[queue.name] = queue.cursor.tail
 
     # --- consumers ----------------------------------------------------------------------------------------------------------
@@ -227,7 +250,7 @@ class ServiceModel(RuleBasedStateMachine):
             key = (queue, offset)
             assert key not in self.out and key not in self.done and key not in self.acked
             self.out[key] = (client, number)
-            self.times[key] = max(1, self.times.get(key, 0))
+            self.times[key] = max(1, self.times.get(key, 0), self.persisted.get(key, 0))
         consumer.holds[number] |= taken
         self.listen()
 
@@ -244,33 +267,33 @@ class ServiceModel(RuleBasedStateMachine):
             self.rig.say(client, Unsubscribe(number))
             self.listen()
 
-    def some_ranges(self, client: bytes, number: int, data: st.DataObject) -> tuple[tuple[int, int], ...]:
-        """Mostly what the client holds, sometimes what it does not."""
-        held = sorted(self.clients[client].holds[number])
-        ranges = st.tuples(st.sampled_from(held) if held else st.integers(0, 20), st.integers(1, 6))
-        return tuple((first, first + length) for first, length in data.draw(st.lists(ranges, min_size=1, max_size=3)))
+    def some_ranges(self, client: bytes, number: int, picks: list[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
+        """Mostly what the client holds, and what lies beside it."""
+        held = sorted(self.clients[client].holds[number]) or [3]
+        return tuple((held[at % len(held)], held[at % len(held)] + length) for at, length in picks)
 
-    @rule(client=st.sampled_from(CLIENTS), number=st.integers(0, 1), data=st.data())
-    def ack(self, client: bytes, number: int, data: st.DataObject) -> None:
+    @rule(client=st.sampled_from(CLIENTS), number=st.integers(0, 1), picks=PICKS)
+    def ack(self, client: bytes, number: int, picks: list[tuple[int, int]]) -> None:
         consumer = self.clients[client]
         if number not in consumer.queue_of:
             return
-        ranges = self.some_ranges(client, number, data)
+        ranges = self.some_ranges(client, number, picks)
         queue = consumer.queue_of[number]
         mine = {offset for first, end in ranges for offset in range(first, end)} & consumer.holds[number]
         for offset in mine:
             assert self.out.pop((queue, offset), None) in ((client, number), None)  # None: purged
             self.done.add((queue, offset))
         consumer.holds[number] -= mine
-        self.rig.say(client, Ack(number, ranges))
+        self.asked[len(self.asked) + 2] = queue
+        self.rig.say(client, Ack(number, ranges), len(self.asked) + 1)
         self.listen()
 
-    @rule(client=st.sampled_from(CLIENTS), number=st.integers(0, 1), delay_ms=st.sampled_from((0, 0, 50)), data=st.data())
-    def nack(self, client: bytes, number: int, delay_ms: int, data: st.DataObject) -> None:
+    @rule(client=st.sampled_from(CLIENTS), number=st.integers(0, 1), delay_ms=st.sampled_from((0, 0, 50)), picks=PICKS)
+    def nack(self, client: bytes, number: int, delay_ms: int, picks: list[tuple[int, int]]) -> None:
         consumer = self.clients[client]
         if number not in consumer.queue_of:
             return
-        ranges = self.some_ranges(client, number, data)
+        ranges = self.some_ranges(client, number, picks)
         mine = {offset for first, end in ranges for offset in range(first, end)} & consumer.holds[number]
         for offset in mine:
             self.out.pop((consumer.queue_of[number], offset), None)
@@ -300,7 +323,7 @@ class ServiceModel(RuleBasedStateMachine):
 
     @rule(queue=st.sampled_from(QUEUES), seldom=st.integers(0, 3))
     def purge(self, queue: str, seldom: int) -> None:
-        found = self.rig.service._queues.by_name.get(queue)
+        found = self.rig.service._desk.queues.by_name.get(queue)
         if seldom or found is None:
             return
         gone = [(queue, offset) for offset in range(found.cursor.floor, found.cursor.tail)]
@@ -315,7 +338,7 @@ class ServiceModel(RuleBasedStateMachine):
     @invariant()
     def every_message_is_in_one_place(self) -> None:
         check(self.rig.service)
-        for queue in self.rig.service._queues.by_name.values():
+        for queue in self.rig.service._desk.queues.by_name.values():
             assert queue.cursor.in_flight == sum(1 for name, _ in self.out if name == queue.name)
 
     def teardown(self) -> None:
@@ -325,7 +348,7 @@ class ServiceModel(RuleBasedStateMachine):
                 self.leave(client, True)
         self.rig.settle()
         self.listen()
-        purged_or_taken = {queue: self.rig.service._queues.by_name.get(queue) for queue in QUEUES}
+        purged_or_taken = {queue: self.rig.service._desk.queues.by_name.get(queue) for queue in QUEUES}
         client = b"x"
         self.open(client)
         self.rig.wait(200)  # every delay is over
@@ -343,7 +366,8 @@ class ServiceModel(RuleBasedStateMachine):
                     for offset in held:
                         self.out.pop((self.clients[client].queue_of[number], offset))
                     held.clear()
-                    self.rig.say(client, Ack(number, ranges))
+                    self.asked[len(self.asked) + 2] = self.clients[client].queue_of[number]
+                    self.rig.say(client, Ack(number, ranges), len(self.asked) + 1)
             self.rig.settle()
             self.listen()
         counts = self.rig.service.counts()
@@ -354,6 +378,60 @@ class ServiceModel(RuleBasedStateMachine):
 
 
 ServiceModel.TestCase.settings = settings(
-    max_examples=60, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck), print_blob=True
+    max_examples=100, stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck), print_blob=True
 )
 TestServiceModel = ServiceModel.TestCase
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_a_long_random_walk_through_the_same_model(seed: int) -> None:
+    dice = random.Random(seed)
+    model = ServiceModel()
+    for _ in range(400):
+        step(model, dice)
+        model.every_message_is_in_one_place()
+    model.teardown()
+
+
+def step(model: ServiceModel, dice: random.Random) -> None:
+    """One rule with weights: much traffic, few accidents."""
+    client, number, queue = dice.choice(CLIENTS), dice.randrange(2), dice.choice(QUEUES)
+    picks = [(dice.randrange(10), dice.randint(1, 6)) for _ in range(dice.randint(1, 3))]
+    match dice.choices(("send", "work", "consume", "come", "go", "accident"), (30, 30, 30, 8, 3, 2))[0]:
+        case "send":
+            again, ahead = dice.choice((0, 0, 0, 1, 2, 5)), dice.choice((0, 0, 0, 0, 1))
+            model.send(client, dice.choice(PRODUCERS), queue, dice.randint(1, 5), again, ahead, dice.random() < 0.1)
+        case "work":
+            verb = dice.choice(("take", "take", "release", "read", "settle"))
+            if verb == "take":
+                model.take(dice.choice((1, 200, 1 << 22)))
+            elif verb == "release":
+                if model.rig.works:
+                    model.release(dice.randint(1, 3))
+            else:
+                getattr(model, verb)()
+        case "consume":
+            if dice.random() < 0.7:
+                model.ack(client, number, picks)
+            else:
+                model.nack(client, number, dice.choice((0, 0, 50)), picks)
+        case "come":
+            if dice.random() < 0.8:
+                model.subscribe(client, number, queue, dice.randint(1, 8), dice.choice((100, 10_000)), dice.random() < 0.7)
+            else:
+                model.credit(client, number, dice.randint(0, 8))
+        case "go":
+            if dice.random() < 0.5:
+                model.unsubscribe(client, number)
+            else:
+                model.leave(client, dice.random() < 0.5)
+        case "accident":
+            accident = dice.choice(("full", "takeover", "time", "purge"))
+            if accident == "full" and model.rig.works:
+                model.disk_full(dice.randrange(4))
+            elif accident == "takeover":
+                model.takeover(dice.randrange(5))
+            elif accident == "time":
+                model.pass_time(dice.choice((100, 100, 6000)))
+            elif accident == "purge":
+                model.purge(queue, 0)

@@ -71,10 +71,13 @@ def merged(answers: dict[str, Any]) -> dict[str, Any]:
             notes.append(f"{name} does not answer here; {first['answering']} sees it {_state(row)}.")
         else:
             rows.append(row)
-    notes += [f"{name} says: {view['sentence']}" for name, view in by_name.items() if view["sentence"] != first["sentence"]]
     serving = [row["name"] for row in rows if row["state"] in SERVING]
+    if len(serving) != 1:  # the one that serves speaks for both; otherwise each has its own tale
+        notes += [f"{name} says: {view['sentence']}" for name, view in by_name.items() if view is not first]
     if len(serving) > 1:
         notes.append(f"ALARM: {' and '.join(serving)} both say that they serve.")
+    if len({row["chain"] for row in rows}) > len({(row["epoch"], row["txn"]) for row in rows}):
+        notes.append("ALARM: the two stores differ at the same position; stop one of them and see docs/operations.md.")
     pairs = sorted({view["cluster"] for view in by_name.values()})
     if len(pairs) > 1:
         notes.append(f"ALARM: these servers belong to different pairs: {', '.join(pairs)}.")
@@ -89,8 +92,6 @@ def show(invocation: Invocation, view: dict[str, Any]) -> None:
         return
     sentences = [_gateway(view.get("gateway")), view["sentence"]]
     click.echo(" ".join(sentence for sentence in sentences if sentence))
-    if view.get("equal") is False:
-        click.echo("ALARM: the two stores are not equal; see: zmqha doctor")
     for note in view["notes"]:
         click.echo(note)
     if view.get("single_machine"):

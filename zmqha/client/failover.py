@@ -83,7 +83,7 @@ Action = Ask | Reset | Probe | Begin | End | Changed
 class _Server:
     """What is known about one server."""
 
-    __slots__ = ("answer", "ask_at", "asked", "asked_last", "connected", "failure", "name", "pause", "refused")
+    __slots__ = ("answer", "ask_at", "asked", "asked_last", "connected", "failure", "hint", "name", "pause", "refused")
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -94,6 +94,7 @@ class _Server:
         self.pause = 0
         self.refused: Refused | None = None
         self.failure: Failure | None = None
+        self.hint = ""  # whom it named as active when it last refused
         self.answer = "no connection"
 
 
@@ -130,6 +131,8 @@ class Failover:
 
     def disconnected(self, server: int, now: int, why: str = "the connection broke") -> None:
         """The transport lost a server, or its handshake failed."""
+        if self.state is State.CLOSED:
+            return
         known = self._servers[server]
         known.connected = False
         known.asked = None
@@ -293,8 +296,11 @@ class Failover:
         known.refused, known.failure = refused, None
         pause = self._pause(known, now)
         known.ask_at = now + (pause if now - self.since < FAST_MS else max(pause, refused.retry_ms))
+        # Two servers that name each other for long must not be asked for ever at the fast pace: then only a new hint hurries.
+        hurry = now - self.since < FAST_MS or known.hint != refused.active
+        known.hint = refused.active
         named = self._named(refused.active, server)
-        if named is not None and epoch >= self.highest:
+        if named is not None and hurry and epoch >= self.highest:
             other = self._servers[named]
             other.ask_at = min(other.ask_at, max(now, other.asked_last + self._minimum))
         self._search(now)
@@ -352,7 +358,7 @@ class Failover:
         self.session, self.since = None, now
         self._probed = None
         for known in self._servers:
-            known.refused = known.failure = None
+            known.refused = known.failure = known.asked = None
             known.pause = 0
             known.ask_at = now
         self._change(State.LOST, reason)

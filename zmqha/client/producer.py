@@ -116,15 +116,8 @@ class Stream:
         """Take one message; the batch it is in."""
         size = len(record)
         batch = self.open
-        if (
-            batch is None
-            or batch.priority != priority
-            or batch.size + size > self.limit_bytes
-            or len(batch.records) >= self.limit_messages
-        ):
-            if batch is not None:
-                batch.stage = Stage.CLOSED
-                self._closed.append(batch)
+        if batch is None or batch.priority != priority or batch.size + size > self.limit_bytes:
+            self._close()
             batch = self.open = Batch(self, priority)
         batch.records.append(record)
         batch.size += size
@@ -132,6 +125,8 @@ class Stream:
             batch.flags |= flags
             if expires_ms and (not batch.expiry_ms or expires_ms < batch.expiry_ms):
                 batch.expiry_ms = expires_ms
+        if len(batch.records) >= self.limit_messages:
+            self._close()
         return batch
 
     def has_work(self) -> bool:
@@ -203,6 +198,12 @@ class Stream:
         self._closed.clear()
         self.open = None
         return left
+
+    def _close(self) -> None:
+        if self.open is not None:
+            self.open.stage = Stage.CLOSED
+            self._closed.append(self.open)
+            self.open = None
 
     def _number(self, batch: Batch) -> None:
         batch.first = self.next

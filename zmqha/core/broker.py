@@ -7,7 +7,6 @@ The one rule that joins the parts is ``_durable_txn``: which transactions may be
 """
 
 from collections import deque
-from typing import Any
 
 from zmqha.core import limits
 from zmqha.core.actions import PAIR_NUMBER, Action, Commit, SendToClient
@@ -49,11 +48,12 @@ from zmqha.core.events import (
     StoreBeat,
 )
 from zmqha.core.follower import Follower
-from zmqha.core.ha import HA, SERVING, Step
+from zmqha.core.ha import HA
 from zmqha.core.operator import Operator
 from zmqha.core.peer_protocol import Follow, State, Stored, Sub
 from zmqha.core.service import Service
 from zmqha.core.source import Source
+from zmqha.core.view import SERVING, Step
 from zmqha.errors import NoSpace, NotActive, ProtocolError, ZmqhaError
 
 
@@ -227,11 +227,9 @@ class Broker:
             if command.verb.startswith("queue."):
                 if not self.serving:
                     raise NotActive(self.refusal(now_ms).what, cause=self.ha.reason, cure="ask the active server")
-                result: Any = self.service.admin(command.verb, command.arguments, client=client, request=envelope.request)
-                if result is None:
-                    return  # answered once it is durable
-            else:
-                result = self.operator.carry_out(self, command.verb, command.arguments, now_ms)
+                self.service.admin(client, envelope, now_ms)
+                return
+            result = self.operator.carry_out(self, command.verb, command.arguments, now_ms)
         except ZmqhaError as error:
             self._answer(client, encode(failure(error), request=envelope.request, epoch=self.ha.epoch))
             return

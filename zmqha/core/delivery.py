@@ -35,6 +35,7 @@ class Delivery:
         """Forget everything but the token."""
         self._woken.clear()
         self._reads.clear()
+        self.held = False
         self.cache = BatchCache(cache_bytes)
 
     def wake(self, queue: Queue) -> None:
@@ -61,12 +62,6 @@ class Delivery:
         for queue in woken.values():
             if not queue.removed:
                 self._serve(queue, epoch, out)
-
-    def resume(self, queues: list[Queue]) -> None:
-        """Deliver again after ``held``."""
-        self.held = False
-        for queue in queues:
-            self.wake(queue)
 
     def _serve(self, queue: Queue, epoch: Epoch, out: list[Action]) -> None:
         ring, cursor, log = queue.ring, queue.cursor, queue.log

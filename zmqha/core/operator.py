@@ -6,6 +6,7 @@ rest on, so it must be changed together with ``broker._durable_txn``.
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from zmqha.core.client_protocol import VERSION as PROTOCOL
 from zmqha.core.contact import LONG_AGO
 from zmqha.core.peer_protocol import Beat, Standing, State, Sub
 from zmqha.errors import OperationFailed
@@ -47,7 +48,12 @@ class Operator:
             case "resync":
                 return self._resync(broker, arguments, now_ms)
             case "version":
-                return {"version": self.pair.version, "server": broker.ha.identity.node_id}
+                return {
+                    "version": self.pair.version,
+                    "protocol": PROTOCOL,
+                    "server": broker.ha.identity.node_id,
+                    "wall_ms": broker.wall_ms,
+                }
         raise OperationFailed(f"no verb {verb!r}", cause="this server does not know it", cure="see `zmqha --help`")
 
     def status(self, broker: "Broker", now_ms: int) -> dict[str, Any]:

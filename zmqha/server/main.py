@@ -19,10 +19,11 @@ from zmqha.core import death_notice
 from zmqha.core.broker import Broker
 from zmqha.core.events import Event
 from zmqha.core.facts import NodeFacts
-from zmqha.core.ha import HA, Identity
+from zmqha.core.ha import HA
 from zmqha.core.operator import Operator, Pair
 from zmqha.core.peer_protocol import Standing
 from zmqha.core.service import Service, ServiceSettings
+from zmqha.core.view import Identity
 from zmqha.errors import ConfigError, StoreDamaged
 from zmqha.server import config as configuration
 from zmqha.server import logs

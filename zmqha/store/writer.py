@@ -302,12 +302,14 @@ class StoreThread(threading.Thread):
             self._report(JournalFull(error))
             return
         self._applying = True
+        self._free_bytes()
         self._report(Journalled(position, self._target.copied_bytes, True))
 
     # --- neither ------------------------------------------------------------------------------------------------------------
 
     def _stand_down(self, discard: bool) -> None:
         """Close everything and say what is there."""
+        self._free_bytes()
         self._stop_copy()
         if self._store is not None:
             self._store.close()

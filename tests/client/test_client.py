@@ -1,0 +1,589 @@
+"""The client with real sockets against a small fake server."""
+
+import gc
+import os
+import threading
+import time
+import warnings
+
+import pytest
+import zmq
+from fake_server import FakeServer, FakeStore, free_port
+
+import zmqha
+from zmqha.client.failover import State
+from zmqha.core.client_protocol import Durability
+from zmqha.errors import (
+    AccessDenied, BadName, ConnectionLost, FailoverTimeout, MessageTooLarge, NoSuchDestination, NotActive, OutcomeUnknown,
+    QueueFull, UrlError, WrongState,
+)  # fmt: skip
+
+
+@pytest.fixture
+def store():
+    return FakeStore("q", "r")
+
+
+@pytest.fixture
+def servers():
+    running = []
+    yield running
+    for server in running:
+        server.kill()
+
+
+@pytest.fixture
+def pair(store, servers):
+    """Two servers, the first is active."""
+    a = FakeServer(store, "a")
+    b = FakeServer(store, "b", active=False)
+    a.other, b.other = b.address, a.address
+    servers += [a, b]
+    return a, b
+
+
+def url(*servers):
+    return "zmqha://" + ",".join(server.address for server in servers)
+
+
+def take_over(a, b, epoch=2):
+    """b becomes active after a is gone."""
+    a.kill()
+    b.promote(epoch)
+
+
+def drained(client, queue="q", timeout=0.2):
+    return [message.body for message in client.consume(queue, timeout=timeout)]
+
+
+# --- connecting ---------------------------------------------------------------------------------------------------------------
+
+
+def test_the_active_is_found_whatever_the_order(pair):
+    a, b = pair
+    for order in ((a, b), (b, a)):
+        with zmqha.connect(url(*order)) as client:
+            assert client.active == a.address
+            assert client.state is State.CONNECTED
+
+
+def test_a_lone_passive_says_who_is_active_and_how_to_ask(pair):
+    _, b = pair
+    start = time.monotonic()
+    with pytest.raises(NotActive) as error:
+        zmqha.connect(url(b))
+    assert time.monotonic() - start < 1
+    assert pair[0].address in error.value.cure
+    assert error.value.explain().count("\n") == 2
+
+
+def test_nobody_there_is_a_lost_connection_that_names_every_server():
+    ports = free_port(), free_port()
+    with pytest.raises(ConnectionLost) as error:
+        zmqha.connect(f"zmqha://127.0.0.1:{ports[0]},127.0.0.1:{ports[1]}", connect_timeout=0.3)
+    assert all(f"127.0.0.1:{port}: no connection" in error.value.cause for port in ports)
+
+
+def test_two_passives_are_a_failover_timeout_with_both_answers(pair):
+    a, b = pair
+    a.demote()
+    with pytest.raises(FailoverTimeout) as error:
+        zmqha.connect(url(a, b), connect_timeout=0.3)
+    assert error.value.cause.count("refuses: PASSIVE") == 2
+
+
+def test_a_denied_client_is_told_so_at_once(pair):
+    for server in pair:
+        server.refuse_open = AccessDenied("not you")
+    with pytest.raises(AccessDenied):
+        zmqha.connect(url(*pair))
+
+
+def test_a_server_that_accepts_connections_and_is_frozen_is_named(servers, store):
+    server = FakeServer(store)
+    servers.append(server)
+    server.silent = True
+    with pytest.raises(ConnectionLost):
+        zmqha.connect(url(server), connect_timeout=0.3)
+    server.silent = False
+
+
+def test_connecting_to_a_pair_that_starts_later_works(store, servers):
+    port = free_port()
+    later = threading.Timer(0.2, lambda: servers.append(FakeServer(store, port=port)))
+    later.start()
+    with zmqha.connect(f"zmqha://127.0.0.1:{port}") as client:
+        assert client.state is State.CONNECTED
+    later.join()
+
+
+# --- sending and receiving ----------------------------------------------------------------------------------------------------
+
+
+def test_what_is_sent_arrives_with_everything_that_was_said_about_it(pair):
+    with zmqha.connect(url(*pair)) as client:
+        receipt = client.send("q", {"id": 7}, properties={"to": "plant", "n": 1}, priority=9, ttl=60)
+        assert receipt.durability is Durability.BOTH_DISKS
+        client.send("q", "grüße")
+        client.send("q", b"\0\1")
+        first, second, third = list(client.consume("q", timeout=0.3))
+        assert (first.json(), first.properties, first.priority) == ({"id": 7}, {"to": "plant", "n": 1}, 9)
+        assert 59 < first.expires - first.timestamp < 61
+        assert abs(first.timestamp - time.time()) < 5
+        assert (first.destination, first.id, first.delivery_count, first.redelivered) == ("q", "q@0", 1, False)
+        assert (second.text(), second.content_type, second.expires) == ("grüße", "text/plain", None)
+        assert (third.body, third.properties, third.content_type) == (b"\0\1", {}, "")
+        assert "q@0" in repr(first)
+
+
+def test_a_server_that_runs_alone_promises_one_disk(pair):
+    pair[0].durability = Durability.ONE_DISK
+    with zmqha.connect(url(*pair)) as client:
+        receipt = client.send("q", b"")
+        assert not receipt.both_disks
+        assert client.send_many("q", [b"1", b"2"]).durability is Durability.ONE_DISK
+
+
+def test_many_messages_keep_their_order(pair, store):
+    bodies = [b"%d" % number for number in range(5000)]
+    with zmqha.connect(url(*pair)) as client:
+        client.send_many("q", bodies)
+        handles = [client.send_nowait("r", body) for body in bodies]
+        client.flush()
+        assert all(handle.done() for handle in handles)
+        assert handles[0].result() is handles[0].result()
+        assert drained(client) == bodies
+    assert store.queues["r"].bodies() == bodies
+
+
+def test_a_consumer_outlives_its_prefetch_and_acknowledges(pair, store):
+    with zmqha.connect(url(*pair)) as client:
+        client.send_many("q", [b""] * 1000)
+        assert len(list(client.consume("q", prefetch=7, timeout=0.2))) == 1000
+        client.drain()
+    assert list(store.queues["q"].done) == [(0, 1000)]
+
+
+def test_refused_sends_raise_by_name_and_the_others_go_on(pair, store):
+    a, _ = pair
+    with zmqha.connect(url(*pair)) as client:
+        client.send("q", b"0")
+        a.refuse_sends.append(QueueFull("q is full", cause="full", cure="consume"))
+        with pytest.raises(QueueFull) as error:
+            client.send("q", b"1")
+        assert error.value.cure == "consume"
+        client.send("q", b"2")
+        with pytest.raises(NoSuchDestination):
+            client.send("nowhere", b"")
+    assert store.queues["q"].bodies() == [b"0", b"2"]
+
+
+def test_flush_tells_a_refusal_that_nobody_asked_for_once(pair):
+    a, _ = pair
+    with zmqha.connect(url(*pair)) as client:
+        a.refuse_sends.append(QueueFull("full"))
+        client.send_nowait("q", b"")
+        with pytest.raises(QueueFull):
+            client.flush()
+        client.flush()
+
+
+def test_pipelined_refusals_hit_exactly_their_messages(pair, store):
+    a, _ = pair
+    with zmqha.connect(url(*pair)) as client:
+        a.silent = True
+        handles = []
+        for number in range(30):  # priorities differ: every message is a batch of its own, eight in flight
+            handles.append(client.send_nowait("q", b"%d" % number, priority=number % 2))
+        a.refuse_sends.extend([QueueFull("full")] * 2)
+        a.silent = False
+        outcomes = []
+        for handle in handles:
+            try:
+                handle.result(5)
+                outcomes.append(True)
+            except QueueFull:
+                outcomes.append(False)
+    assert outcomes.count(False) == 2
+    assert store.queues["q"].bodies() == [b"%d" % number for number, stored in enumerate(outcomes) if stored]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "error"),
+    [
+        (("bad name", b""), {}, BadName),
+        (("q", bytes(9 << 20)), {}, MessageTooLarge),
+        (("q", b""), {"priority": 10}, ValueError),
+        (("q", b""), {"ttl": 0}, ValueError),
+        (("q", object()), {}, TypeError),
+        (("q", b""), {"properties": {"big": "x" * 70_000}}, MessageTooLarge),
+    ],
+)
+def test_what_cannot_be_sent_is_refused_here(pair, arguments, options, error):
+    with zmqha.connect(url(*pair)) as client:
+        with pytest.raises(error):
+            client.send(*arguments, **options)
+        client.send("q", b"")
+
+
+def test_senders_wait_when_too_much_is_unconfirmed(pair, monkeypatch):
+    monkeypatch.setattr("zmqha.client.client.WAITING_MESSAGES_MAX", 10)
+    a, _ = pair
+    with zmqha.connect(url(*pair)) as client:
+        a.drop_confirms = 1
+        for _ in range(10):
+            client.send_nowait("q", b"")
+        timer = threading.Timer(0.2, a.kill)
+        timer.start()
+        threading.Timer(0.25, lambda: pair[1].promote(2)).start()
+        start = time.monotonic()
+        client.send_nowait("q", b"").result()
+        assert time.monotonic() - start > 0.15
+
+
+def test_manual_acknowledgement_and_giving_back(pair, store):
+    with zmqha.connect(url(*pair)) as client:
+        client.send_many("q", [b"0", b"1", b"2"])
+        with client.consume("q", ack="manual", timeout=0.2) as messages:
+            first, second, third = (next(messages) for _ in range(3))
+            first.ack()
+            second.nack()
+            second.ack()  # too late: the first call counts
+            again = next(messages)
+            assert (again.body, again.redelivered) == (b"1", True)
+            again.ack()
+            assert third.body == b"2"  # neither: given back on leaving
+        assert drained(client) == [b"2"]
+
+
+def test_a_message_whose_body_fails_comes_again_and_a_clean_leave_acknowledges(pair):
+    with zmqha.connect(url(*pair)) as client:
+        client.send_many("q", [b"0", b"1"])
+        with pytest.raises(RuntimeError), client.consume("q") as messages:
+            for _ in messages:
+                raise RuntimeError
+        with client.consume("q") as messages:
+            for message in messages:
+                assert message.body == b"0"
+                break
+        for message in client.consume("q"):
+            assert message.body == b"1"
+            break  # out of a bare loop: given back
+        gc.collect()
+        assert drained(client) == [b"1"]
+
+
+def test_two_consumers_share_a_queue(pair):
+    with zmqha.connect(url(*pair)) as client:
+        client.send_many("q", [b"%d" % number for number in range(200)])
+        seen = []
+
+        def consume():
+            seen.extend(message.body for message in client.consume("q", prefetch=10, timeout=0.3))
+
+        threads = [threading.Thread(target=consume) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(seen) == len(set(seen)) == 200
+
+
+def test_an_unknown_queue_is_refused_when_subscribing(pair):
+    with zmqha.connect(url(*pair)) as client, pytest.raises(NoSuchDestination):
+        client.consume("nowhere")
+
+
+def test_options_of_consume_are_checked(pair):
+    with zmqha.connect(url(*pair)) as client:
+        for options in ({"prefetch": 0}, {"ack": "maybe"}):
+            with pytest.raises(UrlError):
+                client.consume("q", **options)
+
+
+# --- failover -----------------------------------------------------------------------------------------------------------------
+
+
+def test_a_send_during_a_takeover_returns_later(pair, store):
+    a, b = pair
+    changes = []
+    with zmqha.connect(url(a, b), on_state=lambda *change: changes.append(change)) as client:
+        client.send("q", b"0")
+        threading.Timer(0.15, lambda: b.promote(2)).start()
+        a.kill()
+        start = time.monotonic()
+        client.send("q", b"1")
+        assert time.monotonic() - start < 1
+        assert client.active == b.address
+    assert store.queues["q"].bodies() == [b"0", b"1"]
+    assert [(old.value, new.value) for old, new, _ in changes] == [
+        ("connecting", "connected"), ("connected", "lost"), ("lost", "connected"), ("connected", "closed"),
+    ]  # fmt: skip
+
+
+def test_a_stored_but_unconfirmed_send_is_not_stored_twice(pair, store):
+    a, b = pair
+    with zmqha.connect(url(a, b)) as client:
+        a.drop_confirms = 8
+        handles = [client.send_nowait("q", b"%d" % number) for number in range(100)]
+        while not store.queues["q"].tail:
+            time.sleep(0.005)
+        take_over(a, b)
+        for handle in handles:
+            handle.result(5)
+    assert store.queues["q"].bodies() == [b"%d" % number for number in range(100)]
+
+
+def test_a_switchover_moves_the_client_at_once(pair):
+    a, b = pair
+    with zmqha.connect(url(a, b)) as client:
+        client.send("q", b"0")
+        a.demote()
+        b.promote(2)
+        start = time.monotonic()
+        client.send("q", b"1")
+        assert time.monotonic() - start < 0.5
+        assert client.active == b.address
+
+
+def test_a_frozen_server_is_left_after_1200_ms_of_silence(pair):
+    a, b = pair
+    with zmqha.connect(url(a, b)) as client:
+        client.send("q", b"0")
+        a.silent = True
+        b.promote(2)
+        start = time.monotonic()
+        client.send("q", b"1")
+        assert 1.1 < time.monotonic() - start < 1.8
+        assert client.active == b.address
+        a.silent = False  # the zombie wakes up, still "active" in epoch 1
+        client.send("q", b"2")
+        assert client.active == b.address
+
+
+def test_a_zombie_with_a_lower_epoch_is_not_obeyed(pair):
+    a, b = pair
+    with zmqha.connect(url(a, b), failover_timeout=0.4) as client:
+        a.demote()
+        b.promote(5)
+        client.send("q", b"1")
+        b.kill()
+        a.active = True  # epoch 1
+        with pytest.raises(FailoverTimeout) as error:
+            client.send("q", b"2")
+        assert "claims to be active in epoch 1, but epoch 5 was seen" in error.value.cause
+
+
+def test_consuming_survives_a_takeover_without_loss_and_without_showing_twice(pair, store):
+    a, b = pair
+    with zmqha.connect(url(a, b)) as client:
+        client.send_many("q", [b"%d" % number for number in range(500)])
+        seen = []
+        for message in client.consume("q", prefetch=50, timeout=0.6):
+            seen.append(int(message.body))
+            if len(seen) == 120:
+                a.drop_acked = 1000
+            if len(seen) == 130:
+                take_over(a, b)
+        assert seen == list(range(500))
+        client.drain()
+    assert list(store.queues["q"].done) == [(0, 500)]
+
+
+def test_a_message_in_the_hands_of_the_application_survives_a_takeover(pair, store):
+    a, b = pair
+    with zmqha.connect(url(a, b)) as client:
+        client.send("q", b"0")
+        with client.consume("q", ack="manual", timeout=0.3) as messages:
+            message = next(messages)
+            take_over(a, b)
+            client.send("r", b"")  # the session is back
+            assert list(messages) == []  # listed as held: not delivered again
+            message.ack()
+        assert list(store.queues["q"].done) == [(0, 1)]
+
+
+def test_calls_fail_by_name_when_nobody_serves_for_too_long(pair):
+    a, b = pair
+    with zmqha.connect(url(a, b), failover_timeout=0.3) as client:
+        consumer = client.consume("q")
+        a.kill()
+        b.kill()
+        for call in (lambda: client.send("q", b""), lambda: next(consumer), client.flush):
+            with pytest.raises(FailoverTimeout) as error:
+                call()
+            assert a.address in error.value.cause
+        client.close()
+
+
+def test_a_restarted_server_gets_nothing_twice(pair, store):
+    a, _ = pair
+    with zmqha.connect(url(a)) as client:
+        client.send("q", b"0")
+        a.drop_confirms = 1
+        handle = client.send_nowait("q", b"1")
+        while store.queues["q"].tail < 2:
+            time.sleep(0.005)
+        a.kill()
+        again = FakeServer(store, "a", epoch=2, port=a.port)
+        try:
+            handle.result(5)
+            client.send("q", b"2")
+        finally:
+            client.close()
+            again.kill()
+    assert store.queues["q"].bodies() == [b"0", b"1", b"2"]
+
+
+# --- operating and ending -----------------------------------------------------------------------------------------------------
+
+
+def test_admin_goes_to_the_active_or_to_the_one_named_or_to_whoever_is_there(pair):
+    a, b = pair
+    with zmqha.connect(url(b, a)) as client:
+        assert client.admin("status", {"x": 1}) == {"server": "a", "verb": "status", "x": 1}
+        assert client.admin("status", server=0)["server"] == "b"
+        with pytest.raises(UrlError):
+            client.admin("status", server=2)
+    with zmqha.connect(url(b), wait=False) as client:
+        assert client.admin("status")["server"] == "b"
+
+
+def test_admin_without_any_server_says_so():
+    with zmqha.connect(f"zmqha://127.0.0.1:{free_port()}", wait=False) as client:
+        with pytest.raises(ConnectionLost) as error:
+            client.admin("status", timeout=0.2)
+        assert "no connection" in error.value.cause
+        client.close()
+
+
+def test_closing_leaves_unconfirmed_sends_unknown_and_later_calls_fail(pair):
+    a, _ = pair
+    client = zmqha.connect(url(*pair))
+    a.drop_confirms = 1
+    handle = client.send_nowait("q", b"")
+    with pytest.raises(OutcomeUnknown):
+        handle.result(0.1)
+    client.close()
+    client.close()
+    with pytest.raises(OutcomeUnknown):
+        handle.result()
+    for call in (lambda: client.send("q", b""), lambda: client.consume("q"), lambda: client.admin("x"), client.flush):
+        with pytest.raises(ConnectionLost):
+            call()
+    assert client.state is State.CLOSED
+    assert "Close" in a.seen
+
+
+def test_leaving_the_block_waits_for_what_was_sent(pair, store):
+    with zmqha.connect(url(*pair)) as client:
+        for number in range(100):
+            client.send_nowait("q", b"%d" % number)
+    assert store.queues["q"].tail == 100
+
+
+def test_an_unclosed_client_is_a_warning_and_ends(pair):
+    client = zmqha.connect(url(*pair))
+    thread = client._engine.thread
+    with pytest.warns(ResourceWarning):
+        del client
+        gc.collect()
+    thread.join(5)
+    assert not thread.is_alive()
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_client_cannot_be_used_after_a_fork(pair):
+    with zmqha.connect(url(*pair)) as client:
+        child = os.fork()
+        if child == 0:
+            try:
+                client.send("q", b"")
+            except WrongState:
+                client.close()
+                os._exit(7)
+            os._exit(1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+        client.send("q", b"")
+
+
+def test_a_failing_on_state_does_not_end_the_connection_and_may_not_wait(pair):
+    failures = []
+
+    def on_state(old, new, reason):
+        try:
+            client_box[0].send("q", b"")
+        except WrongState as error:
+            failures.append(error)
+        raise RuntimeError("the application's mistake")
+
+    client_box = []
+    with zmqha.connect(url(*pair), on_state=lambda *_: client_box and on_state(*_)) as client:
+        client_box.append(client)
+        pair[0].demote()
+        pair[1].promote(2)
+        client.send("q", b"1")
+        client_box.clear()
+    assert failures
+
+
+def test_a_crash_of_the_io_thread_fails_every_waiting_call(pair, monkeypatch):
+    a, _ = pair
+    client = zmqha.connect(url(*pair))
+    a.drop_confirms = 1
+    handle = client.send_nowait("q", b"")
+    monkeypatch.setattr(client._engine, "_turn", lambda: 1 / 0)
+    client._engine.wake()
+    with pytest.raises(OutcomeUnknown):
+        handle.result(5)
+    with pytest.raises(ConnectionLost) as error:
+        client.send("q", b"")
+    assert "ZeroDivisionError" in error.value.cause
+    client.close()
+
+
+def test_curve_works_with_the_right_key_and_says_what_is_wrong_otherwise(store, servers, tmp_path):
+    public, secret = zmq.curve_keypair()
+    server = FakeServer(store, curve=secret, curve_public=public)
+    servers.append(server)
+    zmq.auth.create_certificates(tmp_path, "client")
+    options = {"curve_server_key": public.decode(), "curve_key_file": str(tmp_path / "client.key_secret")}
+    with zmqha.connect(url(server), **options) as client:
+        client.send("q", b"secret")
+    with pytest.raises(ConnectionLost) as error:
+        zmqha.connect(url(server), connect_timeout=0.3)
+    assert "handshake" in error.value.cause or "no connection" in error.value.cause
+    with pytest.raises(UrlError):
+        zmqha.connect(url(server), **(options | {"curve_key_file": str(tmp_path / "nothing")}))
+    with pytest.raises(UrlError):
+        zmqha.connect(url(server), **(options | {"curve_key_file": str(tmp_path / "client.key")}))
+
+
+def test_no_resource_is_left_behind(pair):
+    before = threading.active_count()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(3):
+            with zmqha.connect(url(*pair)) as client:
+                client.send("q", b"")
+        gc.collect()
+    assert threading.active_count() == before
+
+
+def test_many_threads_share_a_client(pair, store):
+    with zmqha.connect(url(*pair)) as client:
+
+        def send(which):
+            for number in range(50):
+                client.send("q", b"%d/%d" % (which, number))
+
+        threads = [threading.Thread(target=send, args=(which,)) for which in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    bodies = store.queues["q"].bodies()
+    assert len(bodies) == len(set(bodies)) == 300
+    for which in range(6):
+        mine = [body for body in bodies if body.startswith(b"%d/" % which)]
+        assert mine == [b"%d/%d" % (which, number) for number in range(50)]

@@ -1,0 +1,178 @@
+"""What a row of the HA table does: change the durable facts, ask the store for a step, tell the peer.
+
+Each act leaves the machine in a step or in a state, records the actions for it and performs nothing. Orders that safety rests on
+(O1, O2, O3, O7) are inside the store actions (``actions``); here is only which one is asked for. Driven by ``ha``.
+"""
+
+from random import Random
+
+from zmqha.core.actions import Action, Claim, Follow, Note, PairUp, SaveFacts, SendControl, StandDown
+from zmqha.core.facts import NodeFacts
+from zmqha.core.peer_protocol import (
+    NO_SESSION,
+    VERSION,
+    Beat,
+    Drop,
+    Grant,
+    Hello,
+    Standing,
+    State,
+)
+from zmqha.core.position import Epoch
+from zmqha.core.timers import Timers
+from zmqha.core.view import DATA_VERSION, PAGE_SIZE, Identity, Step, View
+
+
+class Acts(View):
+    """A view that can act."""
+
+    def __init__(
+        self, identity: Identity, timers: Timers, facts: NodeFacts, random: Random, now_ms: int, *, gateway: bool
+    ) -> None:
+        """See ``View``."""
+        super().__init__(identity, timers, facts, random, now_ms, gateway=gateway)
+        self._hello_number = 1
+        self._hello_of: tuple[object, ...] = ()
+        self.announced: tuple[object, ...] = ()
+        self.actions: list[Action] = []
+        self.inspect(now_ms)
+
+    # --- acts ---------------------------------------------------------------------------------------------------------------
+
+    def claim(self, now_ms: int, reason: str) -> None:
+        """Serve alone: SOLE(e+1) durable before the first lone confirmation (O1)."""
+        peer_counter = self.contact.beat.epoch.counter if self.contact.beat else 0
+        epoch = Epoch(max(self.facts.epoch.counter, self.epoch.counter, peer_counter) + 1, self.random.getrandbits(64))
+        self.facts = self.facts._replace(epoch=epoch, standing=Standing.SOLE, reason=reason)
+        # Since when nobody served, as far as this node knows: an active server never stopped for its own clients.
+        since = max(self.contact.contact_ms, self.started_ms)
+        outage_ms = 0 if self.state is State.WAITING and not self.lineage else now_ms - since
+        self.step = Step.CLAIM
+        self.note("ha.claim", epoch=epoch.counter, reason=reason, state=self.state)
+        self.actions.append(Claim(self.facts, epoch, reason, outage_ms))
+
+    def pair_up(self, now_ms: int, reason: str) -> None:
+        """ACTIVE: confirms are held from here on until the peer has accepted (O2)."""
+        epoch = Epoch(max(self.facts.epoch.counter, self.epoch.counter) + 1, self.random.getrandbits(64))
+        self.facts = self.facts._replace(epoch=epoch, standing=Standing.PAIRED, reason=reason)
+        self.granted = self.right = False
+        self.step = Step.PAIR
+        self.enter(State.ACTIVE, reason, now_ms)
+        self.actions.append(PairUp(self.facts, epoch, reason))
+
+    def follow(self, now_ms: int) -> None:
+        self.facts = self.facts._replace(standing=Standing.BEHIND, reason="copying from the active")
+        self.step = Step.FOLLOW
+        self.actions.append(Follow(self.facts))
+
+    def doubt(self, reason: str, now_ms: int) -> None:
+        self.facts = self.facts._replace(standing=Standing.BEHIND, reason=reason)
+        self.step = Step.DOUBT
+        self.note("ha.behind", reason=reason)
+        self.actions.append(SaveFacts(self.facts))
+
+    def fall(self, now_ms: int, reason: str) -> None:
+        """WAITING: no role, no right; a new session, so nothing said in the old one can take effect."""
+        if self.leaving is not None:
+            self.leaving.left_ms = now_ms
+        self.right = self.granted = self.gap_seen = False
+        self.dead_since_ms = None
+        self.enter(State.WAITING, reason, now_ms)
+        self.renew(now_ms)
+        self.inspect(now_ms)
+
+    def yield_store(self, now_ms: int, reason: str) -> None:
+        """T13 of a STANDALONE node: the disk must say that this store has lost before anything else happens."""
+        self.facts = self.facts._replace(standing=Standing.BEHIND, reason=reason)
+        self.actions.append(SaveFacts(self.facts))
+        self.fall(now_ms, reason)
+
+    def inspect(self, now_ms: int, *, discard: bool = False) -> None:
+        self.step = Step.INSPECT
+        self.diverged = None
+        self.actions.append(StandDown(discard))
+
+    def renew(self, now_ms: int) -> None:
+        self.contact.renew(now_ms)
+        self.announced = ()
+
+    def enter(self, state: State, reason: str, now_ms: int) -> None:
+        if state is not self.state or reason != self.reason:
+            peer = self.contact.beat
+            self.note(
+                f"ha.{state.value.lower()}", was=self.state.value, reason=reason, epoch=self.epoch.counter, position=str(self.position),
+                peer=peer.state.value if peer else "unseen",
+            )  # fmt: skip
+        self.state, self.reason = state, reason
+
+    # --- what is said to the peer -------------------------------------------------------------------------------------------
+
+    def beat(self, now_ms: int) -> None:
+        """Send the own facts now."""
+        self.announced = self.announcement(now_ms)
+        beat = Beat(
+            session=self.contact.session,
+            seq=self.contact.next_seq(),
+            sent_ms=now_ms,
+            state=self.state,
+            sub=self.sub(now_ms),
+            reason=self.reason,
+            standing=self.durable.standing,
+            epoch=max(self.durable.epoch, self.epoch),
+            position=self.position,
+            right=self.right,
+            hears=now_ms - self.contact.heard_ms <= self.timers.silent_ms,
+            gateway=self.vote.answers(),
+            progress=self.progress,
+            busy=self.busy,
+            knows=(self.contact.peer_session, self.contact.hello.number if self.contact.hello else 0),
+            follows=self.contact.peer_session if self.state in (State.PASSIVE, State.PASSIVE_SYNC) else NO_SESSION,
+            copied=self.copied,
+            free=self.free,
+            store_full=self.store_full,
+        )
+        self.pulse.beat(beat, self._hello(), now_ms)
+        self.grant(now_ms)
+
+    def grant(self, now_ms: int) -> None:
+        """ACTIVE: say (again) that the peer holds everything, if PAIRED is durable (O2), it is due, and contact is fresh (F2)."""
+        due = self.state is State.ACTIVE and self.step is Step.NONE and not self.granted
+        if due and self.fresh(now_ms):
+            grant = Grant(self.contact.session, self.contact.peer_session, self.position)
+            self.actions.append(SendControl(None, grant))
+
+    def drop_peer(self, reason: str) -> None:
+        """ACTIVE or STANDALONE: the peer is too slow; ask it to give up its right (T_SLOW)."""
+        self.note("ha.drop_peer", reason=reason)
+        self.actions.append(SendControl(None, Drop(self.contact.session, self.contact.peer_session, reason)))
+
+    def _hello(self) -> Hello:
+        now_of = (self.contact.session, self.lineage, self.peer_high)
+        if now_of != self._hello_of:
+            self._hello_of = now_of
+            self._hello_number += 1
+        return Hello(
+            session=self.contact.session,
+            number=self._hello_number,
+            version=VERSION,
+            cluster_id=self.identity.cluster_id,
+            node_id=self.identity.node_id,
+            primary=self.identity.primary,
+            page_size=PAGE_SIZE,
+            data_version=DATA_VERSION,
+            little_endian=True,
+            lineage=self.lineage,
+            peer_high=self.peer_high,
+            client_endpoint=self.identity.client_endpoint,
+        )
+
+    def announcement(self, now_ms: int) -> tuple[object, ...]:
+        """The facts whose change is told at once."""
+        return (self.state, self.sub(now_ms), self.durable, self.epoch, self.right, self.contact.session, self.store_full)
+
+    def note(self, event: str, **fields: object) -> None:
+        self.actions.append(Note(event, tuple(fields.items())))
+
+
+
+

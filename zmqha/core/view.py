@@ -1,0 +1,359 @@
+"""What one server knows, and what follows from it: the guards of the HA table.
+
+Every guard is a question with a yes or no, answered from contact (F1, F4), the gateway's votes, the durable facts, the own store's
+position and the peer's newest facts. Nothing here changes a role or asks for work; ``ha`` does both.
+"""
+
+from dataclasses import dataclass
+from enum import Enum, auto
+from random import Random
+from typing import NamedTuple
+
+from zmqha.core.contact import LONG_AGO, Contact, Path
+from zmqha.core.facts import NodeFacts
+from zmqha.core.peer_protocol import (
+    NO_SESSION,
+    VERSION,
+    Beat,
+    Session,
+    Standing,
+    State,
+    Sub,
+)
+from zmqha.core.position import NOWHERE, Epoch, Fork, Lineage, Position, fork
+from zmqha.core.pulse import Pulse
+from zmqha.core.timers import HAND_OVER_MS, T20_PAUSE_MS, Timers
+from zmqha.core.vote import Vote
+
+SERVING = (State.ACTIVE, State.STANDALONE)
+PAIRED_ROLES = (State.ACTIVE, State.PASSIVE)
+ANSWERS_NEEDED = 3  # gateway answers in the decision window (T8)
+PAGE_SIZE = 4096
+DATA_VERSION = 1
+
+
+class Step(Enum):
+    """A durable change under way; no row fires meanwhile."""
+
+    NONE = auto()
+    INSPECT = auto()  # the store is being closed and looked at
+    DOUBT = auto()  # BEHIND is being written, because the store cannot be used or has lost
+    FOLLOW = auto()  # BEHIND is being written before a copy (O3)
+    CLAIM = auto()  # from the decision to the durable record (O7)
+    PAIR = auto()  # PAIRED and the lineage record are being written (O2)
+    ACCEPT = auto()  # PAIRED is being written before GRANTED (O3)
+
+
+@dataclass(slots=True)
+class Leaving:
+    """Stop or switchover wanted."""
+
+    reason: str
+    exit: bool
+    since_ms: int
+    left_ms: int | None = None  # WAITING since
+
+
+class Identity(NamedTuple):
+    """Who this node is and whom it expects."""
+
+    cluster_id: str
+    node_id: str
+    peer_id: str  # "" = no peer is configured
+    primary: bool
+    client_endpoint: str
+    paths: int = 2
+    resume_alone: bool = False  # a PAIRED node may use T5 ("available")
+
+
+class View:
+    """Everything one server knows about itself, its peer and the gateway."""
+
+    def __init__(
+        self, identity: Identity, timers: Timers, facts: NodeFacts, random: Random, now_ms: int, *, gateway: bool
+    ) -> None:
+        """``facts`` as loaded, with the incarnation already raised and durable (T1)."""
+        self.identity = identity
+        self.timers = timers
+        self.facts = facts
+        self.durable = facts  # what the disk says; announced instead of ``facts``, which may still be being written (O7)
+        self.random = random
+        self.started_ms = now_ms
+        self.state = State.WAITING
+        self.step = Step.NONE
+        self.reason = "started"
+        self.epoch = facts.epoch  # served or followed under
+        self.position = NOWHERE
+        self.lineage: Lineage = ()
+        self.peer_high = 0
+        self.right = False
+        self.granted = False  # ACTIVE: the peer has accepted this epoch
+        self.diverged: Fork | None = None
+        self.store_present = False
+        self.store_fault = ""
+        self.leaving: Leaving | None = None
+        self.contact = Contact(
+            identity.cluster_id, identity.peer_id, Session(facts.incarnation, 1), [Path() for _ in range(identity.paths)]
+        )
+        self.contact.opened_ms = now_ms
+        self.vote = Vote(configured=gateway)
+        self.pulse = Pulse(timers, self.contact, self.vote)
+        # Told by the broker before each tick; facts of the data path that rows read.
+        self.in_sync = False  # PASSIVE_SYNC peer streams within the window (T14) / nothing is unacknowledged (T12)
+        self.drained = True  # no accepted work is unconfirmed (T12)
+        self.copied = 0.0
+        self.progress, self.busy, self.free, self.store_full = 0, False, 1.0, False
+        self.turn_ms = now_ms
+        self.gap_seen = False
+        self.dead_since_ms: int | None = None
+        self.accepting: Position | None = None
+        self.accept_session = NO_SESSION
+        self.lost_session = NO_SESSION  # the peer's session at the last loss of contact: a flap if it is heard again
+        self.flap_need_ms = timers.flap_stable_ms
+        self.stable_need_ms = timers.stable_ms
+        self.flapped_ms = LONG_AGO
+        self.was_lost = True
+        self.handed_over_ms = LONG_AGO
+
+    def fresh(self, now_ms: int) -> bool:
+        """Is contact young enough to rest a one-shot decision on (F2)."""
+        return not self.pulse.stale(now_ms)
+
+    def sub(self, now_ms: int) -> Sub:
+        """The sub-state, for the wire and for people."""
+        if self.step is Step.CLAIM:
+            return Sub.CLAIMING
+        if self.step in (Step.INSPECT, Step.DOUBT):
+            return Sub.STARTING
+        if self.leaving is not None:
+            return Sub.LEAVING
+        if self.step is Step.PAIR or (self.state is State.ACTIVE and not self.granted):
+            return Sub.GRANTING
+        if self.state in PAIRED_ROLES and now_ms - self.contact.since_ms > self.timers.lost_ms:
+            return Sub.DECIDING
+        return Sub.NONE
+
+    @property
+    def peer(self) -> Beat | None:
+        """The peer's newest facts."""
+        return self.contact.beat
+
+    # --- guards -------------------------------------------------------------------------------------------------------------
+
+    def peer_state(self) -> State | None:
+        return self.contact.beat.state if self.contact.beat else None
+
+    def age(self, now_ms: int) -> int:
+        return now_ms - self.contact.since_ms
+
+    def silent(self, now_ms: int) -> bool:
+        return now_ms - self.contact.heard_ms > self.timers.silent_ms
+
+    def peer_leads(self, now_ms: int) -> bool:
+        """T13: the peer serves (or, to an ACTIVE node, claims) under a higher epoch."""
+        peer = self.contact.beat
+        if peer is None or now_ms - self.contact.heard_ms > self.timers.lost_ms:
+            return False
+        if peer.state in SERVING and peer.epoch > self.epoch:
+            return True
+        return self.state is State.ACTIVE and peer.sub is Sub.CLAIMING
+
+    def master_gone_solo(self, now_ms: int) -> bool:
+        """The node this one is PASSIVE to is no longer ACTIVE, nor WAITING (T10): the pairing is over."""
+        peer = self.contact.beat
+        return peer is not None and peer.state not in (State.ACTIVE, State.WAITING)
+
+    def had_gap(self, now_ms: int) -> bool:
+        return self.gap_seen
+
+    def peer_gave_up(self, now_ms: int) -> bool:
+        """T10: the peer itself says, in fresh contact, that it has no role."""
+        peer = self.contact.beat
+        return peer is not None and self.fresh(now_ms) and self.gives_up(peer) and not self.leaving
+
+    def gives_up(self, peer: Beat) -> bool:
+        return peer.state is State.WAITING or (self.state is State.ACTIVE and self.granted and peer.state is State.PASSIVE_SYNC)
+
+    def may_follow_on(self, now_ms: int) -> bool:
+        """T10's condition for claiming: nothing the peer knows is above what this node knows."""
+        peer = self.contact.beat
+        assert peer is not None
+        return peer.epoch.counter <= max(self.epoch.counter, self.facts.epoch.counter) and peer.standing is not Standing.SOLE
+
+    def t10_claim(self, now_ms: int) -> bool:
+        return self.peer_gave_up(now_ms) and self.may_follow_on(now_ms)
+
+    def t10_yield(self, now_ms: int) -> bool:
+        return self.peer_gave_up(now_ms) and not self.may_follow_on(now_ms)
+
+    def deaf_peer(self, now_ms: int) -> bool:
+        """F6: the newest message of a PASSIVE or ACTIVE peer says it does not hear this node."""
+        peer = self.contact.beat
+        return peer is not None and peer.state in PAIRED_ROLES and not peer.hears and not self.silent(now_ms)
+
+    def doubtful(self, now_ms: int) -> bool:
+        """T9: DECIDING without the right, or hearing the peer without an echo for too long."""
+        age = self.age(now_ms)
+        if age > self.timers.decide_ms + self.timers.silent_ms and not self.silent(now_ms):
+            return True
+        return age > self.timers.lost_ms and not self.right
+
+    def window_complete(self, now_ms: int) -> bool:
+        """T8."""
+        return (
+            self.right
+            and self.leaving is None
+            and self.age(now_ms) > self.timers.decide_ms
+            and self.silent(now_ms)
+            and self.vote.answers_since(self.contact.since_ms) >= ANSWERS_NEEDED
+        )
+
+    def death_proven(self, now_ms: int) -> bool:
+        """T8e."""
+        dead_ms = self.dead_since_ms
+        return dead_ms is not None and self.right and self.leaving is None and self.vote.answers_since(dead_ms - 1) >= 1
+
+    def elected(self, now_ms: int) -> bool:
+        """T3: both wait, this store is the better one."""
+        peer = self.contact.beat
+        if peer is None or not self.fresh(now_ms) or self.leaving or peer.state is not State.WAITING:
+            return False
+        if peer.sub is Sub.STARTING or self.facts.standing not in (Standing.PAIRED, Standing.SOLE):
+            return False
+        mine = _rank(self.facts.standing, self.facts.epoch, self.position, self.identity.primary)
+        return mine > _rank(peer.standing, peer.epoch, peer.position, not self.identity.primary)
+
+    def first_start(self, now_ms: int) -> bool:
+        """T19: both are new, this is the primary."""
+        peer = self.contact.beat
+        both_new = self.facts.standing is Standing.NEW and peer is not None and peer.standing is Standing.NEW
+        return (
+            both_new
+            and peer is not None
+            and peer.state is State.WAITING
+            and peer.sub is not Sub.STARTING
+            and self.fresh(now_ms)
+            and self.identity.primary
+            and not self.leaving
+        )
+
+    def resumes_alone(self, now_ms: int) -> bool:
+        """T5: SOLE, nobody heard, the gateway answers without a break."""
+        allowed = (Standing.SOLE, Standing.PAIRED) if self.identity.resume_alone else (Standing.SOLE,)
+        if self.facts.standing not in allowed or self.leaving:
+            return False
+        since = max(self.started_ms, self.vote.last_failed_ms or LONG_AGO, self.contact.opened_ms)
+        return (
+            now_ms - self.contact.heard_ms > self.timers.decide_ms
+            and now_ms - since > self.timers.decide_ms
+            and self.vote.answers_since(since) >= ANSWERS_NEEDED
+        )
+
+    def needs_no_peer(self, now_ms: int) -> bool:
+        """No peer is configured: one server, no gateway asked."""
+        return not self.identity.peer_id and not self.leaving and self.facts.standing is not Standing.BEHIND
+
+    def can_copy(self, now_ms: int) -> bool:
+        """T2: the peer serves alone, fits, and this store holds nothing confirmed that the peer lacks."""
+        peer, hello = self.contact.beat, self.contact.hello
+        if peer is None or hello is None or not self.fresh(now_ms) or peer.state is not State.STANDALONE or self.leaving:
+            return False
+        if self.store_full or self.mismatch() or not hello.lineage or hello.lineage[-1].epoch != peer.epoch:
+            return False
+        if not self.store_present or self.store_fault:
+            return True
+        self.diverged = None
+        found = fork(self.lineage, self.position, hello.lineage, peer.position, self.peer_high)
+        if found.diverged:
+            self.diverged = found
+        return not found.diverged
+
+    def mismatch(self) -> str:
+        """Why the two cannot copy from each other, "" if they can."""
+        hello = self.contact.hello
+        if hello is None:
+            return ""
+        if hello.version != VERSION:
+            return f"the peer speaks peer protocol {hello.version}, this server {VERSION}"
+        if hello.primary == self.identity.primary:
+            return "both servers are configured with the same role"
+        if (hello.page_size, hello.data_version, hello.little_endian) != (PAGE_SIZE, DATA_VERSION, True):
+            return f"the peer's store has pages of {hello.page_size} bytes, LMDB data version {hello.data_version}"
+        return ""
+
+    def lost_against_peer(self, now_ms: int) -> bool:
+        """WAITING, diverged from the serving peer, and the disk does not say so yet."""
+        return self.diverged is not None and self.facts.standing is not Standing.BEHIND
+
+    def source_lost(self, now_ms: int) -> bool:
+        """T16."""
+        if self.age(now_ms) > self.timers.decide_ms + self.timers.silent_ms:
+            return True
+        peer = self.contact.beat
+        return peer is not None and peer.state not in SERVING
+
+    def pair_ready(self, now_ms: int) -> bool:
+        """T14: the peer streams within the window and the link has been stable."""
+        peer = self.contact.beat
+        return (
+            peer is not None
+            and self.leaving is None
+            and self.in_sync
+            and peer.state is State.PASSIVE_SYNC
+            and peer.follows == self.contact.session
+            and self.link_stable(now_ms)
+        )
+
+    def right_curable(self, now_ms: int) -> bool:
+        """T14 again, from ACTIVE: somebody's right died of a doubt that is over; a new grant restores it."""
+        peer = self.contact.beat
+        return (
+            peer is not None
+            and self.granted
+            and self.leaving is None
+            and self.in_sync
+            and peer.state is State.PASSIVE
+            and not (self.right and peer.right)
+            and self.vote.answers() is True
+            and peer.gateway is True
+            and self.link_stable(now_ms)
+        )
+
+    def link_stable(self, now_ms: int) -> bool:
+        return self.fresh(now_ms) and now_ms - self.contact.unbroken_since_ms >= self.stable_need_ms
+
+    def isolated(self, now_ms: int) -> bool:
+        """T17."""
+        t_iso = self.timers.isolated_ms
+        gone = now_ms - max(self.contact.heard_ms, self.started_ms) > t_iso
+        return bool(self.identity.peer_id) and gone and self.vote.silent_for(now_ms, self.started_ms) > t_iso
+
+    def cut_off_from_clients(self, now_ms: int) -> bool:
+        """T20."""
+        peer = self.contact.beat
+        return (
+            self.leaving is None
+            and self.granted
+            and peer is not None
+            and peer.gateway is True
+            and self.fresh(now_ms)
+            and self.vote.silent_for(now_ms, self.started_ms) > self.timers.isolated_ms
+            and now_ms - self.handed_over_ms > T20_PAUSE_MS
+        )
+
+    def active_may_leave(self, now_ms: int) -> bool:
+        """T12."""
+        return self.leaving is not None and (self.drained or now_ms - self.leaving.since_ms > HAND_OVER_MS)
+
+    def wants_to_leave(self, now_ms: int) -> bool:
+        return self.leaving is not None
+
+
+
+def _rank(standing: Standing, epoch: Epoch, position: Position, primary: bool) -> tuple[int, bool, int, bool]:
+    """Whose store is the better one (T3); NEW and BEHIND rank below all."""
+    if standing in (Standing.NEW, Standing.BEHIND):
+        return (-1, False, 0, primary)
+    return (epoch.counter, standing is Standing.SOLE, position.txn, primary)
+
+
