@@ -115,6 +115,7 @@ class FakeServer:
         self._sessions: dict[bytes, dict[int, FakeSubscription]] = {}
         self._stop = False
         self._demote = False
+        self._frozen = threading.Event()
         self._context = zmq.Context()
         self._curve, self._curve_public = curve, curve_public
         self._bound = threading.Event()
@@ -134,6 +135,13 @@ class FakeServer:
     def demote(self) -> None:
         """Stop being active and say so to every session."""
         self._demote = True
+        while self._demote:
+            threading.Event().wait(0.002)
+
+    def freeze(self) -> None:
+        """Read nothing and say nothing from now on."""
+        self.silent = True
+        self._frozen.wait(5)
 
     def promote(self, epoch: int) -> None:
         """Become active in this epoch; what was in flight elsewhere is ready again."""
@@ -162,11 +170,13 @@ class FakeServer:
         self._bound.set()
         while not self._stop:
             if self._demote:
-                self._demote, self.active = False, False
+                self.active = False
                 for client in list(self._sessions):
                     self._send(client, self._refusal())
                 self._sessions.clear()
+                self._demote = False
             if self.silent:
+                self._frozen.set()
                 threading.Event().wait(0.01)
                 continue
             if router.poll(20):

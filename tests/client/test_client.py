@@ -11,11 +11,20 @@ import zmq
 from fake_server import FakeServer, FakeStore, free_port
 
 import zmqha
-from zmqha.client.failover import State
+from zmqha.client.actions import State
 from zmqha.core.client_protocol import Durability
 from zmqha.errors import (
-    AccessDenied, BadName, ConnectionLost, FailoverTimeout, MessageTooLarge, NoSuchDestination, NotActive, OutcomeUnknown,
-    QueueFull, UrlError, WrongState,
+    AccessDenied,
+    BadName,
+    ConnectionLost,
+    FailoverTimeout,
+    MessageTooLarge,
+    NoSuchDestination,
+    NotActive,
+    OutcomeUnknown,
+    QueueFull,
+    UrlError,
+    WrongState,
 )  # fmt: skip
 
 
@@ -102,7 +111,7 @@ def test_a_denied_client_is_told_so_at_once(pair):
 def test_a_server_that_accepts_connections_and_is_frozen_is_named(servers, store):
     server = FakeServer(store)
     servers.append(server)
-    server.silent = True
+    server.freeze()
     with pytest.raises(ConnectionLost):
         zmqha.connect(url(server), connect_timeout=0.3)
     server.silent = False
@@ -191,7 +200,7 @@ def test_flush_tells_a_refusal_that_nobody_asked_for_once(pair):
 def test_pipelined_refusals_hit_exactly_their_messages(pair, store):
     a, _ = pair
     with zmqha.connect(url(*pair)) as client:
-        a.silent = True
+        a.freeze()
         handles = []
         for number in range(30):  # priorities differ: every message is a batch of its own, eight in flight
             handles.append(client.send_nowait("q", b"%d" % number, priority=number % 2))
@@ -350,7 +359,7 @@ def test_a_frozen_server_is_left_after_1200_ms_of_silence(pair):
     a, b = pair
     with zmqha.connect(url(a, b)) as client:
         client.send("q", b"0")
-        a.silent = True
+        a.freeze()
         b.promote(2)
         start = time.monotonic()
         client.send("q", b"1")
@@ -372,6 +381,7 @@ def test_a_zombie_with_a_lower_epoch_is_not_obeyed(pair):
         with pytest.raises(FailoverTimeout) as error:
             client.send("q", b"2")
         assert "claims to be active in epoch 1, but epoch 5 was seen" in error.value.cause
+        client.close()  # without waiting for what cannot be confirmed
 
 
 def test_consuming_survives_a_takeover_without_loss_and_without_showing_twice(pair, store):

@@ -29,6 +29,7 @@ from zmqha.core.client_protocol import (
 )  # fmt: skip
 from zmqha.core.message import records
 from zmqha.core.position import NO_EPOCH, Epoch
+from zmqha.core.service import ServiceSettings
 from zmqha.errors import NoSpace
 
 A, B, P = b"consumer-a", b"consumer-b", b"producer"
@@ -606,3 +607,15 @@ def test_an_envelope_of_an_operator_may_come_through_admin_too() -> None:
     rig = Rig()
     rig.service.admin(b"operator", Envelope(4, NO_EPOCH, Admin("queue.ls")), 0)
     assert [(client, e.request, e.command) for client, e in rig.turn()] == [(b"operator", 4, Reply({"queues": []}))]
+
+
+def test_a_configuration_read_again_holds_from_now_on() -> None:
+    rig = Rig(queue_messages=10)
+    rig.open(A, P)
+    rig.say(P, Send("q", bodies("one", "two")))
+    rig.settle()
+    rig.service.reconfigure(ServiceSettings("edge-a", "cf", ("", ""), queue_messages=2, queues=1, sessions=2, cache_bytes=1))
+    assert rig.say(P, Send("q", bodies("three", first=3)))[0].code == "ZHA-202"  # type: ignore[union-attr]
+    assert rig.say(P, Send("r", bodies("x")))[0].code == "ZHA-208"  # type: ignore[union-attr]
+    assert rig.say(B, Open((1, 1), "b"))[0].code == "ZHA-208"  # type: ignore[union-attr]
+    assert rig.say(A, Ping()) == [Pong()]

@@ -115,6 +115,12 @@ class _Stream:
 
     def _arrive(self, frame: Any) -> None:
         connection = self.connection
+        if not self.receiver.host.powered:
+            self.waiting.append(frame)
+            if not self.retry_ms:
+                self.retry_ms = RETRY_MS
+                connection.network.clock.after(RETRY_MS, self._retry)
+            return
         if self.receiver in connection.gone:
             if frame is not FIN and self.sender not in connection.gone:  # the kernel answers with a reset
                 connection.network.clock.after(connection.network.delay(connection.path), connection.lose, self.sender)

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import Any, Self
 
+from zmqha.client.actions import State
 from zmqha.client.engine import Engine, OnState, clock_ms
-from zmqha.client.failover import State
 from zmqha.client.handle import Handle, outcome, wait_for
 from zmqha.client.message import Properties, check_priority, make_record
 from zmqha.client.producer import Batch, Receipt

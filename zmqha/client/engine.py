@@ -19,8 +19,9 @@ from collections.abc import Callable
 import zmq
 
 import zmqha
+from zmqha.client.actions import Ask, Begin, Changed, End, Probe, Reset, State
 from zmqha.client.consumer import Subscription
-from zmqha.client.failover import Ask, Begin, Changed, End, Failover, Probe, Reset, State
+from zmqha.client.failover import Failover
 from zmqha.client.link import CLOSE_MS, Context, Link, load_keys
 from zmqha.client.request import Request
 from zmqha.client.session import Session, again
@@ -188,12 +189,10 @@ class Engine:
         answered = self._answer(at, envelope)
         if isinstance(envelope.command, Failure) and envelope.request and self._asks.get(at) == envelope.request:
             self.failover.answered_with_error(at, envelope.command, now)
-            answered = True
         elif self.failover.receive(at, envelope, now) and not answered:
             return self.session.receive(envelope)
-        if not answered:
-            with self.session.lock:
-                self.session.changed.notify_all()
+        with self.session.lock:
+            self.session.changed.notify_all()  # who connects looks at the answers
         return ""
 
     def _answer(self, at: int, envelope: Envelope) -> bool:
@@ -208,7 +207,6 @@ class Engine:
                 request.settle(answer=command.result)
             else:
                 request.settle(error=command.to_error())
-            session.changed.notify_all()
         return True
 
     # --- carrying out -------------------------------------------------------------------------------------------------------

@@ -14,88 +14,19 @@ that refuses and names the active makes that one be asked at once. Times are mil
 """
 
 import random
-from enum import StrEnum
-from typing import NamedTuple
 
+from zmqha.client.actions import Action, Ask, Begin, Changed, End, Probe, Reset, State
+from zmqha.client.answers import Server, no_session
 from zmqha.client.url import FOREVER, Options
 from zmqha.core.client_protocol import Envelope, Failure, Opened, Refused
 from zmqha.core.position import NO_EPOCH, Epoch
-from zmqha.errors import ConnectionLost, FailoverTimeout, NotActive, ZmqhaError
+from zmqha.errors import ZmqhaError
 
 SILENT_MS = 1200  # a server that says nothing for this long is asked again; longer than T_DECIDE (750 ms) of the servers
 PROBE_MS = 400  # while an answer is due, ping after this much silence, so that silence means something
 PING_MS = 1000  # at rest, until the server says otherwise
 FAST_MS = 2000  # after a loss, ask at the fast pace for this long
 OWN_GAP_MS = 300  # if this thread ran later than it wanted by this much, silence proves nothing about the server
-
-
-class State(StrEnum):
-    """What ``Client.state`` shows."""
-
-    CONNECTING = "connecting"
-    CONNECTED = "connected"
-    LOST = "lost"
-    CLOSED = "closed"
-
-
-class Ask(NamedTuple):
-    """Send OPEN to this server."""
-
-    server: int
-
-
-class Reset(NamedTuple):
-    """Close the socket to this server with all that waits in it, and open a new one."""
-
-    server: int
-
-
-class Probe(NamedTuple):
-    """Send PING to this server."""
-
-    server: int
-
-
-class Begin(NamedTuple):
-    """A session is open: send again what is in doubt, subscribe again."""
-
-    server: int
-    opened: Opened
-
-
-class End(NamedTuple):
-    """The session is over; nothing may be sent."""
-
-    server: int
-
-
-class Changed(NamedTuple):
-    """The state that users see is another one."""
-
-    old: State
-    new: State
-    reason: str
-
-
-Action = Ask | Reset | Probe | Begin | End | Changed
-
-
-class _Server:
-    """What is known about one server."""
-
-    __slots__ = ("answer", "ask_at", "asked", "asked_last", "connected", "failure", "hint", "name", "pause", "refused")
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.connected = False
-        self.asked: int | None = None  # when OPEN went out, while it is unanswered
-        self.asked_last = -FAST_MS  # when OPEN went out most recently
-        self.ask_at = 0  # not before
-        self.pause = 0
-        self.refused: Refused | None = None
-        self.failure: Failure | None = None
-        self.hint = ""  # whom it named as active when it last refused
-        self.answer = "no connection"
 
 
 class Failover:
@@ -106,7 +37,7 @@ class Failover:
         self.session: int | None = None
         self.highest: Epoch = NO_EPOCH
         self.since = now  # when the search began (no session), or the session (connected)
-        self._servers = [_Server(name) for name in names]
+        self._servers = [Server(name) for name in names]
         self._minimum = max(1, round(options.reconnect_min * 1000))
         self._maximum = max(self._minimum, round(options.reconnect_max * 1000))
         self._heartbeat = round(options.heartbeat * 1000)
@@ -238,26 +169,7 @@ class Failover:
 
     def error(self, seconds: float) -> ZmqhaError:
         """Why there is no session, as an exception that names each server's answer."""
-        names = ", ".join(known.name for known in self._servers)
-        answers = "; ".join(f"{known.name}: {known.answer}" for known in self._servers)
-        for known in self._servers:
-            if known.failure and not any(other.refused for other in self._servers):
-                failure = known.failure
-                error = failure.to_error()
-                error.cause = failure.cause or answers
-                return error
-        refused = self._servers[0].refused if len(self._servers) == 1 else None
-        if refused is not None:
-            active = f"{names},{refused.active}" if refused.active else ""
-            cure = f"name both servers in the URL: zmqha://{active}" if active else "wait, or look at `zmqha status`"
-            what = refused.what or f"{names} refuses to serve: it is {refused.state}"
-            return NotActive(what, cause=refused.cause or "the URL names one server, and it is not the active one", cure=cure)
-        if any(known.refused for known in self._servers):
-            what = f"no active server among {names} within {seconds:g} s"
-            return FailoverTimeout(what, cause=answers, cure="look at `zmqha status`")
-        kind = ConnectionLost if self.state is State.CONNECTING else FailoverTimeout
-        cure = "check that the servers run, the addresses, and the keys (curve_server_key, curve_key_file)"
-        return kind(f"no answer from {names} within {seconds:g} s", cause=answers, cure=cure)
+        return no_session(self._servers, seconds, connecting=self.state is State.CONNECTING)
 
     # --- inside -------------------------------------------------------------------------------------------------------------
 
@@ -374,7 +286,7 @@ class Failover:
         at = min(self._heard, self._sent) + self._ping
         return min(at, self._heard + PROBE_MS) if busy else at
 
-    def _pause(self, known: _Server, now: int) -> int:
+    def _pause(self, known: Server, now: int) -> int:
         """Milliseconds before this server is asked again."""
         if now - self.since < FAST_MS:
             return self._rng.randint(self._minimum, min(2 * self._minimum, self._maximum))

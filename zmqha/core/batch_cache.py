@@ -8,11 +8,11 @@ Key = tuple[int, int]  # destination, first offset of the batch
 class BatchCache:
     """The newest batch always stays, whatever its size, so a batch just read from the store can be delivered."""
 
-    __slots__ = ("_batches", "_most", "bytes")
+    __slots__ = ("_batches", "bytes", "most")
 
     def __init__(self, most_bytes: int) -> None:
         self._batches: OrderedDict[Key, bytes] = OrderedDict()
-        self._most = most_bytes
+        self.most = most_bytes
         self.bytes = 0
 
     def get(self, key: Key) -> bytes | None:
@@ -23,7 +23,15 @@ class BatchCache:
         self.drop(key)
         self._batches[key] = batch
         self.bytes += len(batch)
-        while self.bytes > self._most and len(self._batches) > 1:
+        self._shrink()
+
+    def resize(self, most_bytes: int) -> None:
+        """Another bound, from now on."""
+        self.most = most_bytes
+        self._shrink()
+
+    def _shrink(self) -> None:
+        while self.bytes > self.most and len(self._batches) > 1:
             self.bytes -= len(self._batches.popitem(last=False)[1])
 
     def drop(self, key: Key) -> None:

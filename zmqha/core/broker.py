@@ -126,8 +126,8 @@ class Broker:
                 self.source.copy_part(event)
             case CopyDone():
                 self.source.copy_done(event)
-            case StoreBeat(progress, busy, free):
-                self.ha.progress, self.ha.busy, self.ha.free = progress, busy, free
+            case StoreBeat():
+                self._store_beat(event)
             case ShipmentRefused(reason):
                 self.ha.give_up_copy(f"a shipment was refused: {reason}", now_ms)
             case JournalFull():
@@ -207,9 +207,9 @@ class Broker:
         ha = self.ha
         peer = ha.peer
         active = ""
-        if peer is not None and peer.state in SERVING and peer.sub is not Sub.LEAVING and ha.contact.hello is not None:
-            if now_ms - ha.contact.heard_ms <= ha.timers.lost_ms:
-                active = ha.contact.hello.client_endpoint
+        heard = now_ms - ha.contact.heard_ms <= ha.timers.lost_ms
+        if heard and peer is not None and peer.state in SERVING and peer.sub is not Sub.LEAVING and ha.contact.hello is not None:
+            active = ha.contact.hello.client_endpoint
         state = ha.state.value if ha.state not in SERVING else "LEAVING"
         return Refused(
             state=state,
@@ -268,15 +268,19 @@ class Broker:
         self._in_store -= 1
         self._unconfirmed.append((event.number, position.txn))
         ha.advanced(position, self.source.acked.txn)
-        self._watch_space(event)
 
-    def _watch_space(self, event: Committed) -> None:
+    def _store_beat(self, event: StoreBeat) -> None:
         """Producers are refused before the disk is full, so that consumers can always acknowledge and drain."""
+        ha = self.ha
+        ha.progress, ha.busy, ha.free = event.progress, event.busy, event.free_share
+        enough = event.free_bytes >= self._disk_reserve_bytes
+        if ha.store_full and enough:
+            ha.store_full = False  # a follower that left for want of space may copy again (T2)
         over = bool(self._store_max_bytes) and event.used_bytes + self._disk_reserve_bytes > self._store_max_bytes
-        full = over or event.free_bytes < self._disk_reserve_bytes
-        if full != self._held:
-            self._held = full
-            self.service.hold_sends(_no_space(self.ha.identity.node_id) if full else None)
+        held = over or not enough
+        if held != self._held:
+            self._held = held
+            self.service.hold_sends(_no_space(ha.identity.node_id) if held else None)
 
     def _commit_more(self, now_ms: int) -> None:
         """Group commit: what waited while earlier commits ran goes into one transaction."""
@@ -345,10 +349,12 @@ class Broker:
         gone = ha.contact.peer_session != fed or (peer is not None and peer.state is State.WAITING)
         if gone and ha.state is State.STANDALONE:
             self.source.reset()
-        elif self.source.overdue_ms(now_ms) > ha.timers.slow_ms and now_ms - self._dropped_ms > ha.timers.heartbeat_ms:
-            if ha.fresh(now_ms):
-                self._dropped_ms = now_ms
-                ha.drop_peer(f"nothing acknowledged for {self.source.overdue_ms(now_ms)} ms")
+        elif self.source.too_slow(now_ms, ha.timers.slow_ms) and self._may_drop(now_ms):
+            self._dropped_ms = now_ms
+            ha.drop_peer(f"nothing acknowledged for {self.source.overdue_ms(now_ms)} ms")
+
+    def _may_drop(self, now_ms: int) -> bool:
+        return self.ha.fresh(now_ms) and now_ms - self._dropped_ms > self.ha.timers.heartbeat_ms
 
     def _follow_role(self, before: State, now_ms: int) -> None:
         """Carry a change of role over to the parts."""

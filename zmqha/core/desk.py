@@ -62,6 +62,13 @@ class Desk:
         self.durability = Durability.ONE_DISK  # what a confirm of something released earlier may promise
         self.refusal: Refused | None = None  # a switchover is under way
 
+    def reconfigure(self, settings: ServiceSettings) -> None:
+        """Other bounds, from now on."""
+        self.settings = settings
+        self.queues.most = settings.queues
+        self.producers.most = settings.producers
+        self.delivery.cache.resize(settings.cache_bytes)
+
     def send(self, client: bytes, request: int, command: Command) -> None:
         """A command for a client, under the present epoch."""
         self.actions.append(SendToClient(client, wire.encode(command, request=request, epoch=self.epoch)))

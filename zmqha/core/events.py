@@ -85,8 +85,6 @@ class Committed(NamedTuple):
     number: int
     shipment: Shipment
     lineage: Lineage | None
-    used_bytes: int
-    free_bytes: int
 
 
 class CommitRefused(NamedTuple):
@@ -149,11 +147,13 @@ class CopyDone(NamedTuple):
 
 
 class StoreBeat(NamedTuple):
-    """The store thread finished something: a rising counter, whether work waits, and the disk's free share."""
+    """How the store thread does, several times a second: a rising counter, whether work waits, and the space left."""
 
     progress: int
     busy: bool
-    free: float
+    free_share: float
+    free_bytes: int
+    used_bytes: int
 
 
 Event = (

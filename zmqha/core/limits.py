@@ -32,6 +32,8 @@ WINDOW_SHIPMENTS = 4  # unacknowledged shipments
 WINDOW_BYTES = 8 * MIB  # unacknowledged shipment bytes
 PENDING_BYTES_MAX = 64 * MIB  # work accepted from clients and not yet committed; above it clients are not read
 COPY_WINDOW_BYTES = 8 * MIB  # full copy: sent and not yet acknowledged
+COPY_BACKLOG_SHIPMENTS = 2048  # shipments held for a follower that is still closing its copy, so the active need not wait
+COPY_BACKLOG_BYTES = 64 * MIB
 COPY_TAIL_BYTES = 8 * MIB  # what a copy round may leave for the last, held round
 LINEAGE_ENTRIES = 64  # kept epochs; older common points need a full copy anyway
 

@@ -124,7 +124,8 @@ class Operator:
                 cure = f"start {other}, or: zmqha promote --accept-loss-of-peer"
                 return f"{me} has never held data and cannot know whether {other} does; {cure}."
             case Standing.BEHIND:
-                return f"{me} is missing messages that {other} holds and waits for it; last resort: zmqha promote --accept-loss-of-peer."
+                cure = "last resort: zmqha promote --accept-loss-of-peer"
+                return f"{me} is missing messages that {other} holds and waits for it; {cure}."
             case _:
                 return (
                     f"{me} was in sync at epoch {ha.durable.epoch}, but {other} may have gone on alone since; it waits for {other}. "

@@ -21,10 +21,10 @@ class Sequence:
 class Producers:
     """All pairs, least recently used first."""
 
-    __slots__ = ("_most", "_rows")
+    __slots__ = ("_rows", "most")
 
     def __init__(self, most: int) -> None:
-        self._most = most
+        self.most = most
         self._rows: OrderedDict[tuple[int, int], Sequence] = OrderedDict()
 
     def __len__(self) -> int:
@@ -33,7 +33,7 @@ class Producers:
     def restore(self, producer: int, destination: int, last: int) -> None:
         """A row of the store."""
         self._rows[producer, destination] = Sequence(last)
-        if len(self._rows) > self._most:
+        if len(self._rows) > self.most:
             self._rows.popitem(last=False)
 
     def find(self, producer: int, destination: int) -> Sequence:
@@ -48,7 +48,7 @@ class Producers:
     def keep(self, producer: int, destination: int, sequence: Sequence) -> None:
         """Remember a pair of which something was accepted."""
         self._rows[producer, destination] = sequence
-        if len(self._rows) > self._most:
+        if len(self._rows) > self.most:
             self._rows.popitem(last=False)
 
     def forget(self, destination: int) -> None:

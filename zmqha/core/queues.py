@@ -210,10 +210,10 @@ class Queue:
 class Queues:
     """All queues, by name and by number. Numbers rise and are not used again while any trace of the old one is in the log."""
 
-    __slots__ = ("_last_number", "_most", "by_name", "by_number")
+    __slots__ = ("_last_number", "by_name", "by_number", "most")
 
     def __init__(self, most: int) -> None:
-        self._most = most
+        self.most = most
         self._last_number = 0
         self.by_name: dict[str, Queue] = {}
         self.by_number: dict[int, Queue] = {}
@@ -230,10 +230,10 @@ class Queues:
 
     def create(self, name: str, *, max_messages: int = 0, max_bytes: int = 0) -> Queue:
         """A new queue under a checked name; raises LimitReached."""
-        if len(self.by_name) >= self._most:
+        if len(self.by_name) >= self.most:
             raise LimitReached(
                 f"queue {name} cannot be created",
-                cause=f"there are {self._most} queues, the most this server keeps",
+                cause=f"there are {self.most} queues, the most this server keeps",
                 cure="remove queues that nobody uses: zmqha queue rm NAME",
             )
         return self.restore(DestinationRow(self._last_number + 1, name, max_messages, max_bytes))

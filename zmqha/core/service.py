@@ -105,6 +105,11 @@ class Service:
         """While an error is set, SEND and queue.add are refused with it; acknowledgements are taken. Stays over close and open."""
         self._desk.hold = refusal_error
 
+    def reconfigure(self, settings: ServiceSettings) -> None:
+        """The configuration was read again. New bounds hold from now on; nobody who is inside an old one is thrown out."""
+        self._desk.reconfigure(settings)
+        self._sweep_every_ms = max(1, settings.session_silence_ms // 10)
+
     def stop_taking(self, refusal: Refused | None) -> None:
         """Prepare a switchover: SEND gets this refusal, operators' writing verbs NotActive, nothing is delivered any more;
         acknowledgements are taken. ``idle`` says when everything is durable. None: it was called off."""

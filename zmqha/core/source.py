@@ -6,8 +6,9 @@
       ^                          |                      |
       +------- the follower falls to WAITING, is too slow, its session ends
 
-The window is bounded (limits.WINDOW_*): above it no commit is started, so memory is bounded by the follower's pace or, after
-``slow_ms``, by dropping the follower. Shipments stay here until acknowledged, because a socket that reconnects forgets.
+The window is bounded (limits.WINDOW_*, and COPY_BACKLOG_* while a copy is being closed): above it no commit is started, so memory is
+bounded by the follower's pace or, after ``slow_ms``, by dropping the follower. Shipments stay here until acknowledged, because a socket
+that reconnects forgets.
 """
 
 from collections import deque
@@ -21,6 +22,7 @@ from zmqha.core.events import CopyBegun, CopyDone, CopyPart
 from zmqha.core.peer_protocol import NO_SESSION, CopyBegin, CopyEnd, CopyPages, Follow, Piece, Session, Stored
 from zmqha.core.position import NOWHERE, Position
 from zmqha.core.shipment import Shipment, chunks
+from zmqha.core.timers import COPY_SLOW_MS
 
 
 class Phase(Enum):
@@ -147,7 +149,9 @@ class Source:
     @property
     def room(self) -> bool:
         """May another commit be started."""
-        return len(self._window) < limits.WINDOW_SHIPMENTS and self._window_bytes < limits.WINDOW_BYTES
+        if self.whole:
+            return len(self._window) < limits.WINDOW_SHIPMENTS and self._window_bytes < limits.WINDOW_BYTES
+        return len(self._window) < limits.COPY_BACKLOG_SHIPMENTS and self._window_bytes < limits.COPY_BACKLOG_BYTES
 
     @property
     def in_sync(self) -> bool:
@@ -166,8 +170,12 @@ class Source:
             return 1.0
         return min(0.99, self._copied_bytes / self._total_bytes) if self._total_bytes else 0.0
 
+    def too_slow(self, now_ms: int, slow_ms: int) -> bool:
+        """Is the follower to be dropped (T_SLOW)."""
+        return self.overdue_ms(now_ms) > (slow_ms if self.whole else max(slow_ms, COPY_SLOW_MS))
+
     def overdue_ms(self, now_ms: int) -> int:
-        """Age of the oldest thing the follower has not acknowledged (T_SLOW)."""
+        """Age of the oldest thing the follower has not acknowledged."""
         if self._window:
             return now_ms - self._window[0].sent_ms
         if self.phase is Phase.COPYING and self._sent_bytes > self._copied_bytes:

@@ -14,6 +14,7 @@ HAND_OVER_MS = 2000  # T12: how long a leaving server waits for its last acknowl
 T20_PAUSE_MS = 60_000  # T20: at most one hand-over for a silent gateway in this time
 CALM_MS = 600_000  # after this long without a flap the link counts as calm again
 FLAP_MS_MAX = 60_000  # cap of the doubling flap_stable_ms
+COPY_SLOW_MS = 15_000  # likewise slow_ms while a full copy runs: its flushes are longer, and nobody waits for them
 STORE_STUCK_MS = 20_000  # a store thread with work and no progress for this long is a broken disk: stop, the peer takes over
 
 

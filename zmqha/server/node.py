@@ -120,8 +120,9 @@ class Node:
         self.broker.begin_turn(now_ms, int(time.time() * 1000))
         for number in self.reactor.caught():
             self._on_signal(self, number, now_ms)
-        self._hear_peer(now_ms)
-        self._hear_gateway(now_ms)
+        self._hear_links(now_ms)
+        self._hear_bulk(ready, now_ms)
+        self._hear_rest(ready, now_ms)
         self._hear_store(now_ms)
         self._hear_clients(ready, now_ms)
         self.broker.tick(now_ms)
@@ -145,30 +146,41 @@ class Node:
             sources.append(network.gate.socket)
         return sources
 
-    def _hear_peer(self, now_ms: int) -> None:
-        """All readable frames, whatever the poller said: a decision must not be taken over unread news (F3)."""
-        network, receive = self.network, self.broker.receive
-        if network.gate is not None:
-            network.gate.receive()
-        for index, link in enumerate(network.links):
+    def _hear_links(self, now_ms: int) -> None:
+        """All readable frames, whatever the poller said before: a decision must not be taken over unread news (F3)."""
+        for index, link in enumerate(self.network.links):
             link.tick(now_ms)
             for frame in link.receive(limits.PEER_MESSAGES_PER_TURN):
                 try:
-                    receive(ControlIn(index, decode_control(frame)), now_ms)
+                    self.broker.receive(ControlIn(index, decode_control(frame)), now_ms)
                 except ProtocolError as error:
                     self._peer_fault(error)
-        if network.listener is not None:
-            for datagram in network.listener.receive():
+
+    def _hear_bulk(self, ready: set[Waitable], now_ms: int) -> None:
+        source, follower = self.network.source, self.network.follower
+        if source is not None:
+            source.tick(now_ms)
+            if source.socket in ready:
+                for sender, frames in source.receive(limits.PEER_MESSAGES_PER_TURN):
+                    self._bulk_in(sender, frames, now_ms)
+        if follower is not None and follower.socket in ready:
+            for frames in follower.receive(limits.PEER_MESSAGES_PER_TURN):
+                self._bulk_in(None, frames, now_ms)
+
+    def _hear_rest(self, ready: set[Waitable], now_ms: int) -> None:
+        """Handshakes, death notices, the gateway."""
+        gate, listener, prober = self.network.gate, self.network.listener, self.network.prober
+        if gate is not None and gate.socket in ready:
+            gate.receive()
+        if listener is not None and not ready.isdisjoint(listener.fds):
+            for datagram in listener.receive():
                 found = death_notice.verify(datagram, self.secret, self.broker.ha.identity.cluster_id)
                 if found is not None:
-                    receive(DeathNotice(*found), now_ms)
-        if network.source is not None:
-            network.source.tick(now_ms)
-            for sender, frames in network.source.receive(limits.PEER_MESSAGES_PER_TURN):
-                self._bulk_in(sender, frames, now_ms)
-        if network.follower is not None:
-            for frames in network.follower.receive(limits.PEER_MESSAGES_PER_TURN):
-                self._bulk_in(None, frames, now_ms)
+                    self.broker.receive(DeathNotice(*found), now_ms)
+        if prober is not None:
+            prober.tick(now_ms)
+            for probe in prober.take():
+                self.broker.receive(Probed(probe.sent_ms, probe.ok), now_ms)
 
     def _bulk_in(self, sender: bytes | None, frames: list[bytes], now_ms: int) -> None:
         try:
@@ -177,14 +189,6 @@ class Node:
             self.broker.receive(BulkIn(sender, decode_bulk(frames[0]), tuple(frames[1:])), now_ms)
         except ProtocolError as error:
             self._peer_fault(error)
-
-    def _hear_gateway(self, now_ms: int) -> None:
-        prober = self.network.prober
-        if prober is None:
-            return
-        prober.tick(now_ms)
-        for probe in prober.take():
-            self.broker.receive(Probed(probe.sent_ms, probe.ok), now_ms)
 
     def _hear_store(self, now_ms: int) -> None:
         for event in self.mailbox.take(limits.STORE_EVENTS_PER_TURN):
@@ -204,7 +208,7 @@ class Node:
         elif now_ms - self._store_seen[1] > STORE_STUCK_MS:
             log.critical("store.stuck for_ms=%d", now_ms - self._store_seen[1])
             self._end_now(1)
-        self.broker.receive(StoreBeat(progress, busy, self.store.free_share), now_ms)
+        self.broker.receive(StoreBeat(progress, busy, *self.store.space), now_ms)
 
     def _hear_clients(self, ready: set[Waitable], now_ms: int) -> None:
         clients = self.network.clients

@@ -40,6 +40,7 @@ class CopyTarget:
         path = self._directory / COPY_FILE
         path.unlink(missing_ok=True)
         self._writer = PageWriter(path)
+        Journal(self._directory, self._segment_bytes).prepare()
 
     def pages(self, runs: Sequence[tuple[int, int]], payload: bytes | memoryview, digest: int) -> None:
         """Whole pages, in any order, later ones over earlier ones."""

@@ -70,6 +70,11 @@ class Journal:
             os.close(fd)
         self._fds = []
 
+    def prepare(self) -> None:
+        """Make the files, full of zeros, if they are not there: slow, so not while somebody waits for an acknowledgement."""
+        self._open()
+        self.close()
+
     # --- start ----------------------------------------------------------------------------------------------------------------
 
     def recover(self) -> Recovered | None:

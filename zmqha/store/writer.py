@@ -9,9 +9,11 @@ Any error of the disk but a clean "full" ends the process here and at once: no c
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from queue import Empty, SimpleQueue
+from typing import NamedTuple
 
 from zmqha.core import limits
 from zmqha.core.actions import (
@@ -57,7 +59,16 @@ from zmqha.store.replica import Replica
 log = logging.getLogger("zmqha.store")
 
 APPLY_BYTES = limits.MIB  # applied between two looks at the mailbox
+MEASURE_S = 0.5  # how often the free space is asked for
 JOURNAL_BYTES_MAX = 4 * limits.MIB  # chunks that share one fdatasync
+
+
+class Space(NamedTuple):
+    """What is left on the disk under the store."""
+
+    free_share: float
+    free_bytes: int
+    used_bytes: int  # of the store's file
 
 
 class StoreThread(threading.Thread):
@@ -69,7 +80,7 @@ class StoreThread(threading.Thread):
         super().__init__(name="zmqha-store", daemon=True)
         self.progress = 0  # actions done; read by the reactor
         self.asked = 0  # actions put; written by the reactor only
-        self.free_share = 1.0  # of the disk under the store; read by the reactor
+        self.space = Space(1.0, 1 << 62, 0)  # replaced every second; read by the reactor
         self._inbox: SimpleQueue[StoreAction | None] = SimpleQueue()
         self._report = report
         self._directory = directory
@@ -85,6 +96,7 @@ class StoreThread(threading.Thread):
         self._unflushed_bytes = 0
         self._unflushed = 0
         self._applying = False
+        self._measured_s = 0.0
 
     def put(self, action: StoreAction) -> None:
         """Called by the reactor."""
@@ -121,7 +133,8 @@ class StoreThread(threading.Thread):
                     continue
                 if self._background():
                     continue
-                return self._inbox.get()
+                action = self._wait()
+            self._measure_space()
             if action is None:
                 return None
             if self._unflushed and (not isinstance(action, Journal) or self._unflushed_bytes >= JOURNAL_BYTES_MAX):
@@ -129,6 +142,13 @@ class StoreThread(threading.Thread):
             if self._copy is not None and isinstance(action, Commit):
                 self._copy_step()
             return action
+
+    def _wait(self) -> StoreAction | None:
+        while True:
+            try:
+                return self._inbox.get(timeout=MEASURE_S)
+            except Empty:
+                self._measure_space()
 
     def _background(self) -> bool:
         """A piece of what nobody waits for; True if there may be more."""
@@ -187,7 +207,7 @@ class StoreThread(threading.Thread):
         if action.solo:
             self._store.sync()
         crash_point("after_local_commit")
-        self._report(Committed(action.work.number, shipment, None, self._store.used_bytes, self._free_bytes()))
+        self._report(Committed(action.work.number, shipment, None))
 
     def _claim(self, action: Claim) -> None:
         image = None
@@ -218,7 +238,7 @@ class StoreThread(threading.Thread):
         crash_point("after_pair_state")
         shipment = self._store.begin_epoch(action.epoch, Mode.PAIRED, self._node_id, action.reason, 0, 0)
         crash_point("after_pair")
-        self._report(Committed(PAIR_NUMBER, shipment, self._store.lineage, self._store.used_bytes, self._free_bytes()))
+        self._report(Committed(PAIR_NUMBER, shipment, self._store.lineage))
 
     def _copy_out(self, request: CopyOut) -> None:
         assert self._store is not None
@@ -302,14 +322,12 @@ class StoreThread(threading.Thread):
             self._report(JournalFull(error))
             return
         self._applying = True
-        self._free_bytes()
         self._report(Journalled(position, self._target.copied_bytes, True))
 
     # --- neither ------------------------------------------------------------------------------------------------------------
 
     def _stand_down(self, discard: bool) -> None:
         """Close everything and say what is there."""
-        self._free_bytes()
         self._stop_copy()
         if self._store is not None:
             self._store.close()
@@ -367,10 +385,14 @@ class StoreThread(threading.Thread):
     def _save(self, facts: NodeFacts) -> None:
         self._state.save(facts)
 
-    def _free_bytes(self) -> int:
+    def _measure_space(self) -> None:
+        now_s = time.monotonic()
+        if now_s - self._measured_s < MEASURE_S:
+            return
+        self._measured_s = now_s
         place = os.statvfs(self._directory)
-        self.free_share = place.f_bavail / max(1, place.f_blocks)
-        return place.f_bavail * place.f_frsize
+        used = self._store.used_bytes if self._store is not None else 0
+        self.space = Space(place.f_bavail / max(1, place.f_blocks), place.f_bavail * place.f_frsize, used)
 
     def _close_all(self) -> None:
         if self._store is not None:

@@ -1,0 +1,351 @@
+"""A machine's disk and the thread that works on it: store actions with delays, in order, each in the steps that the real one takes.
+
+What survives: a killed process leaves everything that was written; a power cut leaves what was synced, so the last paired commit may
+be lost (one transaction), and the unflushed end of a journal. A crash may hit between the steps of Claim, PairUp, Follow, StandDown.
+A store is a Position in the ``history``, and a flag that says whether a copy was put together wrongly.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from random import Random
+from typing import Any
+
+from tests.core.service_rig import ToyStore
+from tests.sim.clock import Clock
+from tests.sim.history import ROOT, History, Txn
+from tests.sim.violation import Violation
+from zmqha.core import actions as act
+from zmqha.core import events as ev
+from zmqha.core.facts import NodeFacts
+from zmqha.core.limits import MIB
+from zmqha.core.peer_protocol import CopyBegin, CopyEnd, CopyPages
+from zmqha.core.position import NOWHERE, Mode, Position
+from zmqha.core.shipment import Shipment
+from zmqha.errors import NoSpace
+
+PAYLOAD = bytes(MIB)
+FREE_BYTES = 1 << 40
+Step = tuple[int, Callable[[], None]]
+
+
+class Disk:
+    """What a machine keeps without power."""
+
+    def __init__(self) -> None:
+        self.facts: NodeFacts | None = None
+        self.position: Position | None = None  # of the store, as the kernel sees it; None: there is no store
+        self.synced: Position | None = None  # what a power cut leaves
+        self.corrupt = False  # a copy was completed without all of its parts
+        self.generation = 0  # +1 when the disk was replaced
+
+    def write(self, position: Position, *, synced: bool) -> None:
+        """The store moves on; without sync the transaction before is safe (its meta went with this flush)."""
+        self.synced = position if synced else self.position
+        self.position = position
+
+    def lose_power(self, random: Random) -> None:
+        """What was not synced may be gone."""
+        if self.position != self.synced and random.random() < 0.5:
+            self.position = self.synced
+        self.synced = self.position
+
+    def replace(self) -> None:
+        """A new, empty one."""
+        self.facts = self.position = self.synced = None
+        self.corrupt = False
+        self.generation += 1
+
+
+class _Copy:
+    """A running copy, at its source."""
+
+    def __init__(self, request: act.CopyOut, serial: int, sizes: list[int]) -> None:
+        self.number = request.copy
+        self.budget = request.budget
+        self.serial = serial
+        self.sizes = sizes
+        self.sent = 0
+
+
+class StoreThread:
+    """Carries out store actions for one process. ``report`` takes its events; ``held`` says that the process is frozen or gone."""
+
+    serials = 0
+
+    def __init__(
+        self, clock: Clock, random: Random, disk: Disk, history: History, node: str, speed: "Speed", report: Callable[[ev.Event], None],
+        frozen_until: Callable[[], int],
+    ) -> None:  # fmt: skip
+        self.asked = self.progress = 0
+        self.dead = False
+        self.full = False
+        self.speed = speed
+        self.store: ToyStore | None = None  # open for writing
+        self.following = False
+        self._target: dict[str, Any] | None = None
+        self._taken: Position | None = None  # journalled, maybe not flushed
+        self._copy: _Copy | None = None
+        self._refusals = 0
+        self._clock, self._random, self._disk, self._history, self._node = clock, random, disk, history, node
+        self._report = report
+        self._frozen_until = frozen_until
+        self._inbox: deque[act.Action] = deque()
+        self._busy = False
+
+    def put(self, action: act.Action) -> None:
+        """Called by the node."""
+        self.asked += 1
+        self._inbox.append(action)
+        self._next()
+
+    def die(self, *, power: bool) -> None:
+        """The process is gone; what it had written without flushing is the kernel's (and lost without power)."""
+        self.dead = True
+        if self.following and self._taken is not None and not power and self._random.random() < 0.5:
+            self._disk.write(self._taken, synced=True)
+
+    # --- the thread ---------------------------------------------------------------------------------------------------------
+
+    def _next(self) -> None:
+        if self._busy or self.dead:
+            return
+        if self._inbox:
+            self._busy = True
+            if self._copy is not None and isinstance(self._inbox[0], act.Commit):
+                self._copy_step()
+            self._run(self._steps(self._inbox.popleft()), 0)
+        elif self._copy is not None and self._copy.budget > 0:
+            self._busy = True
+            self._run([(self.speed.page_ms(self._random), self._copy_step)], 0)
+
+    def _run(self, steps: list[Step], index: int) -> None:
+        if index == len(steps):
+            self._busy = False
+            self.progress += 1
+            self._next()
+            return
+        self._clock.after(steps[index][0], self._step, steps, index)
+
+    def _step(self, steps: list[Step], index: int) -> None:
+        if self.dead:
+            return
+        until = self._frozen_until()
+        if until > self._clock.now_ms:
+            self._clock.at(until, self._step, steps, index)
+            return
+        steps[index][1]()
+        self._run(steps, index + 1)
+
+    def _steps(self, action: act.Action) -> list[Step]:
+        sync, quick = self.speed.sync_ms(self._random), self.speed.page_ms(self._random)
+        match action:
+            case act.Commit():
+                return [(sync, lambda: self._commit(action))]
+            case act.Journal():
+                chunks = [action.chunk]
+                while self._inbox and isinstance(self._inbox[0], act.Journal):
+                    chunks.append(self._inbox.popleft().chunk)  # type: ignore[union-attr]
+                    self.progress += 1
+                return [(quick, lambda: self._journal(chunks)), (sync, self._flush)]
+            case act.SaveFacts(facts):
+                return [(sync, lambda: self._save(facts)), (0, lambda: self._report(ev.FactsSaved()))]
+            case act.Claim():
+                return [
+                    (sync, self._settle),
+                    (sync, lambda: self._save(action.facts)),
+                    (sync, lambda: self._begin_epoch(action.epoch, Mode.SOLE, action.reason)),
+                    (sync, lambda: self._claimed(action)),
+                ]
+            case act.PairUp():
+                return [
+                    (sync, lambda: self._save(action.facts)),
+                    (sync, lambda: self._paired(action)),
+                ]
+            case act.StandDown(discard):
+                return [(quick, self._close), (sync, self._settle), (quick, lambda: self._inspect(discard))]
+            case act.Follow(facts):
+                return [(sync, lambda: self._save(facts)), (quick, self._follow)]
+            case act.TakeCopy():
+                slow = isinstance(action.message, CopyEnd)
+                return [(sync if slow else quick, lambda: self._take_copy(action))]
+            case act.Fetch():
+                return [(quick, lambda: self._fetch(action))]
+            case act.CopyOut():
+                return [(quick, lambda: self._copy_out(action))]
+            case act.StopCopy():
+                return [(0, self._stop_copy)]
+        raise AssertionError(action)
+
+    # --- serving ------------------------------------------------------------------------------------------------------------
+
+    def _save(self, facts: NodeFacts) -> None:
+        self._disk.facts = facts
+
+    def _commit(self, action: act.Commit) -> None:
+        if action.attempt < self._refusals:
+            return
+        assert self.store is not None, "a commit without an open store"
+        assert self._disk.position is not None
+        if self.full:
+            self._refusals += 1
+            self._report(ev.CommitRefused(action.work.number, NoSpace("the disk is full", cause="the simulation", cure="wait")))
+            return
+        txn = self._history.commit(self._disk.position, action.epoch, action.work, action.peer_high)
+        self.store.apply(action.work)
+        self._disk.write(txn.position, synced=action.solo)
+        self._report(ev.Committed(action.work.number, _shipment(txn), None, 0, FREE_BYTES))
+
+    def _settle(self) -> None:
+        """Flush the journal, all of it; the replica is closed."""
+        if self.following:
+            assert self._taken is not None
+            self._disk.write(self._taken, synced=True)
+        self.following = False
+        self._taken = None
+
+    def _begin_epoch(self, epoch: Any, mode: Mode, reason: str) -> Txn:
+        txn = self._history.begin_epoch(self._disk.position or NOWHERE, epoch, mode, self._node, reason)
+        self._disk.write(txn.position, synced=False)
+        return txn
+
+    def _claimed(self, action: act.Claim) -> None:
+        position = self._disk.position
+        assert position is not None
+        self._disk.write(position, synced=True)
+        self._stop_copy()
+        self._target = None
+        image = None
+        if self._disk.corrupt:
+            raise Violation(f"{self._node} opens a store whose copy lacks parts")
+        if self.store is None:
+            self.store = self._history.store(position)
+            image = self.store.image()
+        txn = self._history.at(position)
+        self._report(ev.Claimed(position, txn.lineage, image, _shipment(txn)))
+
+    def _paired(self, action: act.PairUp) -> None:
+        assert self.store is not None
+        txn = self._begin_epoch(action.epoch, Mode.PAIRED, action.reason)
+        self._report(ev.Committed(act.PAIR_NUMBER, _shipment(txn), txn.lineage, 0, FREE_BYTES))
+
+    def _fetch(self, action: act.Fetch) -> None:
+        assert self.store is not None, "a fetch without an open store"
+        self._report(ev.Fetched(action.token, self.store.read(action)))
+
+    def _copy_out(self, request: act.CopyOut) -> None:
+        assert self.store is not None, "a copy without an open store"
+        if request.begin:
+            self._stop_copy()
+            StoreThread.serials += 1
+            sizes = [self._random.choice((4096, 65536, MIB)) for _ in range(self._random.choice((1, 2, 3, 12)))]
+            self._copy = _Copy(request, StoreThread.serials, sizes)
+            self._report(ev.CopyBegun(request.copy, 4096, sum(sizes) // 4096))
+        elif self._copy is not None and self._copy.number == request.copy:
+            self._copy.budget += request.budget
+
+    def _copy_step(self) -> None:
+        copy = self._copy
+        if copy is None or copy.budget <= 0:
+            return
+        if copy.sent < len(copy.sizes):
+            payload = PAYLOAD[: copy.sizes[copy.sent]]
+            self._report(ev.CopyPart(copy.number, ((copy.serial, copy.sent),), payload, 0))
+            copy.sent += 1
+            copy.budget -= len(payload)
+            return
+        assert self._disk.position is not None
+        meta = f"{copy.serial} {len(copy.sizes)}".encode()
+        self._report(ev.CopyDone(copy.number, self._disk.position, meta))
+        self._stop_copy()
+
+    def _stop_copy(self) -> None:
+        self._copy = None
+
+    # --- following ----------------------------------------------------------------------------------------------------------
+
+    def _follow(self) -> None:
+        self._settle()
+        self._target = {"parts": None, "bytes": 0}
+        self._report(ev.FactsSaved())
+
+    def _take_copy(self, action: act.TakeCopy) -> None:
+        target, disk = self._target, self._disk
+        if target is None:
+            return
+        match action.message:
+            case CopyBegin():
+                self._settle()
+                target["parts"], target["bytes"] = set(), 0
+            case CopyPages(runs=runs):
+                if target["parts"] is None:
+                    self._report(ev.ShipmentRefused("pages of a copy that has not begun"))
+                    return
+                target["parts"].add(runs[0])
+                target["bytes"] += len(action.payload)
+            case CopyEnd(position=position, meta=meta):
+                if target["parts"] is None:
+                    self._report(ev.ShipmentRefused("the end of a copy that has not begun"))
+                    return
+                serial, count = map(int, meta.split())
+                disk.corrupt = not target["parts"] >= {(serial, index) for index in range(count)}
+                target["parts"] = None
+                disk.write(position, synced=True)
+                self.following, self._taken = True, position
+        at = disk.position if self.following and disk.position is not None else NOWHERE
+        self._report(ev.Journalled(at, target["bytes"], self.following))
+
+    def _journal(self, chunks: list[Any]) -> None:
+        if not self.following:
+            return
+        for chunk in chunks:
+            assert self._taken is not None
+            if chunk.head != self._taken.chain:
+                self._report(ev.ShipmentRefused(f"transaction {chunk.position} does not fit on {self._taken}"))
+            elif self.full:
+                self._report(ev.JournalFull(NoSpace("the disk is full", cause="the simulation", cure="wait")))
+            else:
+                self._taken = chunk.position
+
+    def _flush(self) -> None:
+        if not self.following:
+            return
+        assert self._taken is not None and self._target is not None
+        self._disk.write(self._taken, synced=True)
+        self._report(ev.Journalled(self._taken, self._target["bytes"], True))
+
+    # --- neither ------------------------------------------------------------------------------------------------------------
+
+    def _close(self) -> None:
+        self._stop_copy()
+        self.store = None
+
+    def _inspect(self, discard: bool) -> None:
+        disk = self._disk
+        self._target = None
+        if discard:
+            disk.position = disk.synced = None
+        if disk.position is None:
+            self._report(ev.Inspected(False, NOWHERE, (), 0, ""))
+            return
+        txn = self._history.at(disk.position)
+        assert txn is not ROOT
+        self._report(ev.Inspected(True, disk.position, txn.lineage, txn.peer_high, ""))
+
+
+class Speed:
+    """How long a disk takes, in ms; ``stall_ms`` comes on top of every sync while it lasts."""
+
+    def __init__(self, sync_ms: tuple[int, int] = (1, 6), page_ms: tuple[int, int] = (0, 2)) -> None:
+        self._sync_ms = sync_ms
+        self._page_ms = page_ms
+        self.stall_ms = 0
+
+    def sync_ms(self, random: Random) -> int:
+        return random.randint(*self._sync_ms) + self.stall_ms
+
+    def page_ms(self, random: Random) -> int:
+        return random.randint(*self._page_ms)
+
+
+def _shipment(txn: Txn) -> Shipment:
+    return Shipment(txn.position, txn.base.txn, 4096, b"", 0, [], [], txn.base.chain, b"")

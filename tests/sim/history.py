@@ -1,0 +1,97 @@
+"""Every transaction that any node ever committed, by its chain digest: who stands at a digest holds exactly this line of ancestors.
+
+So a store is one value, its Position; what it contains is computed from here. A transaction is checked when it is born: a producer's
+messages follow each other without gap or repetition (I7, order).
+"""
+
+import hashlib
+from typing import NamedTuple
+
+from tests.core.service_rig import ToyStore
+from zmqha.core.message import read_head
+from zmqha.core.position import GENESIS, NOWHERE, Epoch, Lineage, LineageEntry, Mode, Position
+from zmqha.core.limits import LINEAGE_ENTRIES
+from zmqha.core.work import Work, StoreImage
+from tests.sim.violation import Violation
+
+
+class Txn(NamedTuple):
+    """One transaction on top of another."""
+
+    position: Position
+    base: Position
+    work: Work | None  # None: a lineage record
+    lineage: Lineage
+    peer_high: int
+    last: dict[int, int]  # producer -> last sequence stored
+
+
+ROOT = Txn(NOWHERE, NOWHERE, None, (), 0, {})
+
+
+class History:
+    """The tree of all branches."""
+
+    def __init__(self) -> None:
+        self._txns: dict[bytes, Txn] = {GENESIS: ROOT}
+
+    def at(self, position: Position) -> Txn:
+        """The transaction that leads to this position."""
+        return self._txns[position.chain]
+
+    def last(self, position: Position | None) -> dict[int, int]:
+        """producer -> last sequence in a store that stands here."""
+        return self._txns[position.chain].last if position is not None else {}
+
+    def begin_epoch(self, base: Position, epoch: Epoch, mode: Mode, writer: str, reason: str) -> Txn:
+        """A lineage record."""
+        before = self.at(base)
+        entry = LineageEntry(epoch, mode, base.txn + 1, base.chain, writer, b"", 0, reason)
+        lineage = (*before.lineage, entry)[-LINEAGE_ENTRIES:]
+        return self._add(before, epoch, None, lineage, before.peer_high, before.last)
+
+    def commit(self, base: Position, epoch: Epoch, work: Work, peer_high: int) -> Txn:
+        """A Work."""
+        before = self.at(base)
+        last = dict(before.last)
+        for append in work.appends:
+            head = read_head(append.batch)
+            known = last.get(head.producer, 0)
+            if head.first != known + 1:
+                what = "twice" if head.first <= known else "with a gap"
+                raise Violation(f"messages of producer {head.producer} stored {what}: {head.first} after {known} at {base}")
+            last[head.producer] = head.next - 1
+        return self._add(before, epoch, work, before.lineage, max(before.peer_high, peer_high), last)
+
+    def store(self, position: Position) -> ToyStore:
+        """What a store that stands here contains."""
+        works = []
+        txn = self.at(position)
+        while txn is not ROOT:
+            if txn.work is not None:
+                works.append(txn.work)
+            txn = self.at(txn.base)
+        store = ToyStore()
+        for work in reversed(works):
+            store.apply(work)
+        return store
+
+    def is_ancestor(self, old: Position, new: Position) -> bool:
+        """Does a store at ``new`` contain everything of one at ``old``."""
+        txn = self.at(new)
+        while txn.position.txn > old.txn:
+            txn = self.at(txn.base)
+        return txn.position == old
+
+    def _add(self, before: Txn, epoch: Epoch, work: Work | None, lineage: Lineage, peer_high: int, last: dict[int, int]) -> Txn:
+        serial = len(self._txns)
+        chain = hashlib.sha256(before.position.chain + serial.to_bytes(8, "little")).digest()
+        position = Position(epoch, before.position.txn + 1, chain)
+        txn = Txn(position, before.position, work, lineage, peer_high, last)
+        self._txns[chain] = txn
+        return txn
+
+
+def image(store: ToyStore) -> StoreImage:
+    """A copy of what the messaging core reads at open (ToyStore's rows are immutable)."""
+    return store.image()

@@ -1,0 +1,50 @@
+"""What each server last answered, and the exception that says so when there is no session. Pure."""
+
+from collections.abc import Sequence
+
+from zmqha.core.client_protocol import Failure, Refused
+from zmqha.errors import ConnectionLost, FailoverTimeout, NotActive, ZmqhaError
+
+LONG_AGO_MS = -1_000_000
+
+
+class Server:
+    """What is known about one server."""
+
+    __slots__ = ("answer", "ask_at", "asked", "asked_last", "connected", "failure", "hint", "name", "pause", "refused")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.connected = False
+        self.asked: int | None = None  # when OPEN went out, while it is unanswered
+        self.asked_last = LONG_AGO_MS  # when OPEN went out most recently
+        self.ask_at = 0  # not before
+        self.pause = 0
+        self.refused: Refused | None = None
+        self.failure: Failure | None = None
+        self.hint = ""  # whom it named as active when it last refused
+        self.answer = "no connection"
+
+
+def no_session(servers: Sequence[Server], seconds: float, *, connecting: bool) -> ZmqhaError:
+    """Why no session came about within ``seconds``; ``connecting``: there never was one."""
+    names = ", ".join(known.name for known in servers)
+    answers = "; ".join(f"{known.name}: {known.answer}" for known in servers)
+    for known in servers:
+        if known.failure and not any(other.refused for other in servers):
+            failure = known.failure
+            error = failure.to_error()
+            error.cause = failure.cause or answers
+            return error
+    refused = servers[0].refused if len(servers) == 1 else None
+    if refused is not None:
+        active = f"{names},{refused.active}" if refused.active else ""
+        cure = f"name both servers in the URL: zmqha://{active}" if active else "wait, or look at `zmqha status`"
+        what = refused.what or f"{names} refuses to serve: it is {refused.state}"
+        return NotActive(what, cause=refused.cause or "the URL names one server, and it is not the active one", cure=cure)
+    if any(known.refused for known in servers):
+        what = f"no active server among {names} within {seconds:g} s"
+        return FailoverTimeout(what, cause=answers, cure="look at `zmqha status`")
+    kind = ConnectionLost if connecting else FailoverTimeout
+    cure = "check that the servers run, the addresses, and the keys (curve_server_key, curve_key_file)"
+    return kind(f"no answer from {names} within {seconds:g} s", cause=answers, cure=cure)
