@@ -282,6 +282,26 @@ def test_a_message_whose_body_fails_comes_again_and_a_clean_leave_acknowledges(p
         assert drained(client) == [b"1"]
 
 
+def test_a_consumer_that_is_closed_elsewhere_hands_out_nothing_more(pair):
+    with zmqha.connect(url(*pair)) as client:
+        client.send_many("q", [b"0", b"1", b"2"])
+        messages = client.consume("q")
+        next(messages).ack()
+        messages.close()
+        assert list(messages) == []
+        messages = client.consume("q")
+        assert next(messages).body == b"1"
+        client.drain()
+        assert list(messages) == []
+
+
+def test_the_largest_message_goes_through(pair):
+    body = bytes(8 << 20)
+    with zmqha.connect(url(*pair)) as client:
+        client.send("q", body)
+        assert drained(client) == [body]
+
+
 def test_two_consumers_share_a_queue(pair):
     with zmqha.connect(url(*pair)) as client:
         client.send_many("q", [b"%d" % number for number in range(200)])

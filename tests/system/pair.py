@@ -15,8 +15,12 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
+
+import zmq.auth
 
 import zmqha
+from zmqha.cli import provision
 from zmqha.errors import ZmqhaError
 
 ROOT = Path(__file__).parents[2]
@@ -143,6 +147,7 @@ class Pair:
         self.peer_ports = {"a": ports[1], "b": ports[4]}
         self.write_config(timers or {}, limits or {}, extra)
         self.servers = {name: Server(self, name) for name in ("a", "b")}
+        self._admins: dict[str, zmqha.Client] = {}
 
     def __getitem__(self, name: str) -> Server:
         return self.servers[name]
@@ -152,26 +157,49 @@ class Pair:
         return []
 
     def write_config(self, timers: dict[str, int], limits: dict[str, int], extra: str) -> None:
-        (self.directory / "secret").write_text("0123456789abcdef" * 4)
-        (self.directory / "secret").chmod(0o600)
+        if not (self.directory / "keys").exists():
+            self._make_keys()
         limits = {"disk_reserve_bytes": 1 << 20, "journal_segment_bytes": 8 << 20, **limits}
         lines = [
-            "[cluster]", 'name = "test"', 'id = "5f2c91ab5f2c91ab"', "single_machine = true", 'secret_file = "secret"',
+            "[cluster]", 'name = "test"', 'id = "5f2c91ab5f2c91ab"', "single_machine = true", 'secret_file = "keys/cluster/secret"',
             "[gateway]", 'kind = "tcp"', f'addresses = ["127.0.0.1:{self.gateway.port}"]',
             "[timers]", *(f"{key} = {value}" for key, value in timers.items()),
             "[limits]", *(f"{key} = {value}" for key, value in limits.items()),
-            "[security]", "curve = false",
+            "[security]", f"curve = {str(self.curve).lower()}",
         ]  # fmt: skip
+        if self.curve:
+            key = self.public_key("client/client")
+            lines += ['client_port_key_file = "keys/cluster/client_port.key_secret"', f'client_keys = ["{key}"]']
         for name, role in (("a", "primary"), ("b", "secondary")):
             lines += [
                 f"[server.{name}]", f'role = "{role}"', f'data_dir = "{name}/data"', f'client = "127.0.0.1:{self.ports[name]}"',
                 f'peer = "127.0.0.1:{self.peer_ports[name]}"', 'lan = "127.0.0.2"',
             ]  # fmt: skip
+            if self.curve:
+                public = self.public_key(f"{name}/peer")
+                lines += [f'peer_key_file = "keys/{name}/peer.key_secret"', f'peer_public_key = "{public}"']
         self.config.write_text("\n".join(lines) + "\n" + extra)
+
+    def _make_keys(self) -> None:
+        """Keys and secret, made as ``zmqha init`` makes them."""
+        machines = provision.single_machine_pair(("a", "b"), 7400)
+        provision.write(provision.Plan(self.directory / "keys", *machines, cluster="test", single_machine=True))
+
+    def public_key(self, name: str) -> str:
+        """``cluster/client_port``, ``client/client``, ``a/peer``, ``b/peer``."""
+        return zmq.auth.load_certificate(self.directory / "keys" / f"{name}.key")[0].decode()
 
     @property
     def url(self) -> str:
-        return f"zmqha://127.0.0.1:{self.ports['a']},127.0.0.1:{self.ports['b']}"
+        return self.url_of("a", "b")
+
+    def url_of(self, *names: str) -> str:
+        """The URL that names these servers only."""
+        url = "zmqha://" + ",".join(f"127.0.0.1:{self.ports[name]}" for name in names)
+        if not self.curve:
+            return url
+        key, file = quote(self.public_key("cluster/client_port"), safe=""), self.directory / "keys" / "client" / "client.key_secret"
+        return f"{url}?curve_server_key={key}&curve_key_file={quote(str(file), safe='')}"
 
     def connect(self, **options: Any) -> zmqha.Client:
         return zmqha.connect(self.url, **options)
@@ -187,10 +215,16 @@ class Pair:
     def status(self, name: str) -> dict[str, Any] | None:
         """What a server says of both; None if it does not answer."""
         try:
-            with zmqha.connect(f"zmqha://127.0.0.1:{self.ports[name]}?connect_timeout=1", wait=False) as client:
-                return client.admin("status", {}, timeout=1.0)
+            return self.admin(name, "status", timeout=1.0)
         except ZmqhaError:
             return None
+
+    def admin(self, name: str, verb: str, *, timeout: float = 5.0, **arguments: Any) -> Any:
+        """An operator's verb, to this server; the connection is kept."""
+        client = self._admins.get(name)
+        if client is None:
+            client = self._admins[name] = zmqha.connect(self.url_of(name), wait=False)
+        return client.admin(verb, arguments, timeout=timeout, server=0)
 
     def row(self, name: str) -> dict[str, Any]:
         """A running server's own row of its own status; {} if it does not answer."""
@@ -237,8 +271,19 @@ class Pair:
 
         self.wait(equal, "equal positions")
 
+    def kill_both(self) -> None:
+        """Both at one instant: neither sees the other's end."""
+        for server in self.servers.values():
+            if server.running:
+                server.freeze()
+        for server in self.servers.values():
+            if server.running:
+                server.kill()
+
     def close(self) -> None:
         """End what still runs."""
+        for client in self._admins.values():
+            client.close()
         for server in self.servers.values():
             if server.running:
                 server.signal(signal.SIGCONT)

@@ -121,6 +121,7 @@ class Subscription:
     def close(self) -> None:
         """No more messages: acknowledge what is done, give back the rest."""
         self.closing = True
+        self.losses += 1
         self.buffer.clear()
 
     # --- the server's side --------------------------------------------------------------------------------------------------
@@ -157,6 +158,7 @@ class Subscription:
     def forget(self) -> None:
         """Nothing is said or expected any more."""
         self.stage = Stage.CLOSED
+        self.losses += 1
         self.buffer.clear()
         self.held.clear()
         self.acking.clear()
@@ -258,6 +260,8 @@ class Subscription:
 
     def still_held(self, delivery: Delivery) -> list[Delivery]:
         """The parts of a delivery's messages, as far as not handed out, that are still ours."""
+        if self.closing:
+            return []
         first = delivery.first
         return [delivery.part(*pair) for pair in self.held.within(first + delivery.at, first + delivery.stop)]
 

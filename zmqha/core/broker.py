@@ -57,6 +57,9 @@ from zmqha.core.view import SERVING, Step
 from zmqha.errors import NoSpace, NotActive, ProtocolError, ZmqhaError
 
 
+FULL_PAUSE_MS = 200  # after a clean "full": acknowledgements are tried again at this pace, not at the disk's
+
+
 class Broker:
     """One server of the pair."""
 
@@ -79,7 +82,7 @@ class Broker:
         self._committed_txn = 0
         self._dropped_ms = LONG_AGO
         self._held = False
-        self._progress_ms = 0
+        self._paused_until_ms = LONG_AGO
         self._actions: list[Action] = []
 
     # --- the four verbs -----------------------------------------------------------------------------------------------------
@@ -119,6 +122,7 @@ class Broker:
             case CommitRefused(number, error):
                 self._in_store = 0
                 self._attempt += 1
+                self._paused_until_ms = now_ms + FULL_PAUSE_MS
                 self.service.failed_full(number, error)
             case CopyBegun():
                 self.source.copy_begun(event)
@@ -286,6 +290,8 @@ class Broker:
         """Group commit: what waited while earlier commits ran goes into one transaction."""
         ha = self.ha
         if ha.state not in SERVING or ha.step is not Step.NONE or (ha.state is State.ACTIVE and not ha.granted):
+            return
+        if now_ms < self._paused_until_ms:
             return
         while self._in_store < limits.COMMITS_IN_STORE and self.source.room:
             work = self.service.take_work(limits.COMMIT_BYTES_MAX)
