@@ -209,9 +209,11 @@ class HA(Acts):
             raise OperationFailed(
                 "the peer is serving", cause="promoting this server would make two actives", cure="use `zmqha switchover`"
             )
-        if self.store_fault:
+        if self.facts.standing is Standing.BEHIND and not self.store_present:
             raise OperationFailed(
-                f"the store cannot be used: {self.store_fault}", cure="start the other server; this one will copy"
+                "there is no store to serve from",
+                cause=self.store_fault or "it was lost, or its first copy was never finished",
+                cure="start the other server; this one copies by itself",
             )
         act = f"{wall} promoted by {who} at {self.position}, peer lost"
         self.facts = self.facts._replace(audit=(*self.facts.audit, act))
@@ -347,6 +349,8 @@ TABLE: tuple[Row, ...] = (
         "it said so itself in fresh contact: no window is needed"),
     Row("T10", (_A, _P), HA.t10_yield, _falls("the waiting peer knows a higher epoch"),
         "T3 decides with all facts on the table"),
+    Row("T18 chain", (_P,), HA.chain_differs, lambda ha, now: ha.yield_store(now, "the copy differs from the active's store"),
+        "the running digest is compared in every heartbeat; a wrong copy must never serve"),
     Row("T16 solo", (_P,), HA.master_gone_solo, _falls("the active went on without this server"),
         "no longer in sync: copy again (T2)"),
     Row("T9 deaf", (_A, _P), HA.deaf_peer, _falls("the peer does not hear this server"),

@@ -319,6 +319,16 @@ class View:
             and self.link_stable(now_ms)
         )
 
+    def chain_differs(self, now_ms: int) -> bool:
+        """The active stands at the same transaction of the same epoch with other bytes: this copy is not a copy."""
+        peer = self.contact.beat
+        return (
+            peer is not None
+            and peer.state is State.ACTIVE
+            and (peer.position.epoch, peer.position.txn) == (self.position.epoch, self.position.txn)
+            and peer.position.chain != self.position.chain
+        )
+
     def link_stable(self, now_ms: int) -> bool:
         return self.fresh(now_ms) and now_ms - self.contact.unbroken_since_ms >= self.stable_need_ms
 
