@@ -82,6 +82,7 @@ class Line:
         if self.connection is not None:
             connection, self.connection = self.connection, None
             connection.close(self)
+            self._client.line_lost(self)
             self._dialler.again()
 
 
@@ -96,7 +97,7 @@ class Client:
         self.session: Line | None = None
         self.lines: list[Line] = []
         self._heard_ms = 0
-        self._asked_ms = [0, 0]
+        self._asked_ms: list[int | None] = [None, None]  # OPEN is out since then
 
     def start(self) -> None:
         """Connect to both."""
@@ -107,14 +108,16 @@ class Client:
         now_ms = self.cluster.clock.now_ms
         if self.session is None:
             for line in self.lines:
-                if now_ms - self._asked_ms[line.number] >= ASK_MS:
+                asked_ms = self._asked_ms[line.number]
+                if asked_ms is not None and now_ms - asked_ms > SILENT_MS:
+                    line.reset()
+                    self._asked_ms[line.number] = None
+                elif asked_ms is None and line.connection is not None:
                     self._asked_ms[line.number] = now_ms
                     line.send(Open((1, 1), self.name))
         else:
             if now_ms - self._heard_ms > SILENT_MS:
-                silent = self.session
-                self._end()
-                silent.reset()
+                self.session.reset()
             elif now_ms - self._heard_ms > 400:
                 self.session.send(Ping())
             if self.session is not None:
@@ -124,6 +127,8 @@ class Client:
     def received(self, line: Line, frames: list[bytes]) -> None:
         """A reply."""
         _, epoch, command = decode(frames)
+        if isinstance(command, Opened | Refused | Failure):
+            self._asked_ms[line.number] = None
         if epoch < self.highest and not isinstance(command, Refused):
             return  # a zombie's
         if line is self.session:
@@ -148,12 +153,12 @@ class Client:
 
     def line_lost(self, line: Line) -> None:
         """The connection broke."""
+        self._asked_ms[line.number] = None
         if line is self.session:
             self._end()
 
     def _end(self) -> None:
         self.session = None
-        self._asked_ms = [0, 0]
 
     def say(self, command: Command) -> None:
         """In the session."""
@@ -244,19 +249,20 @@ class Consumer(Client):
 
     def told(self, command: Command) -> None:
         match command:
-            case Deliver(_, first, _, _, batch):
+            case Deliver(_, first, _, redelivered, batch):
                 head = read_head(batch)
                 for index in range(head.count):
-                    self._take(first + index, head.producer, head.first + index)
+                    self._take(first + index, head.producer, head.first + index, again=redelivered)
             case Acked(_, ranges):
                 for first, end in ranges:
                     self.acked.update(range(first, end))
 
-    def _take(self, offset: int, producer: int, sequence: int) -> None:
+    def _take(self, offset: int, producer: int, sequence: int, *, again: bool) -> None:
         if offset in self.acked:
             raise Violation(f"message {producer}:{sequence} at {offset} was acknowledged durably and is delivered again (I8)")
-        if sequence <= self._last.get(producer, 0):
-            raise Violation(f"message {producer}:{sequence} is delivered after {self._last[producer]} in one session")
-        self._last[producer] = sequence
+        if not again:
+            if sequence <= self._last.get(producer, 0):
+                raise Violation(f"message {producer}:{sequence} is delivered for the first time after {self._last[producer]}")
+            self._last[producer] = sequence
         self.received_bodies.add((producer, sequence))
         self._unacked.append(offset)

@@ -193,7 +193,7 @@ class StoreThread:
         txn = self._history.commit(self._disk.position, action.epoch, action.work, action.peer_high)
         self.store.apply(action.work)
         self._disk.write(txn.position, synced=action.solo)
-        self._report(ev.Committed(action.work.number, _shipment(txn), None, 0, FREE_BYTES))
+        self._report(ev.Committed(action.work.number, _shipment(txn), None))
 
     def _settle(self) -> None:
         """Flush the journal, all of it; the replica is closed."""
@@ -226,7 +226,7 @@ class StoreThread:
     def _paired(self, action: act.PairUp) -> None:
         assert self.store is not None
         txn = self._begin_epoch(action.epoch, Mode.PAIRED, action.reason)
-        self._report(ev.Committed(act.PAIR_NUMBER, _shipment(txn), txn.lineage, 0, FREE_BYTES))
+        self._report(ev.Committed(act.PAIR_NUMBER, _shipment(txn), txn.lineage))
 
     def _fetch(self, action: act.Fetch) -> None:
         assert self.store is not None, "a fetch without an open store"

@@ -8,14 +8,15 @@ from collections import deque
 from random import Random
 from typing import TYPE_CHECKING, Any
 
-from tests.sim.disk import Disk, Speed, StoreThread
+from tests.sim.disk import FREE_BYTES, Disk, Speed, StoreThread
 from tests.sim.network import LAN, PEER_LINK, Connection, Dialler, End
 from zmqha.core import actions as act
 from zmqha.core import events as ev
 from zmqha.core import limits
 from zmqha.core.broker import Broker
 from zmqha.core.facts import NodeFacts
-from zmqha.core.ha import HA, Identity
+from zmqha.core.ha import HA
+from zmqha.core.view import Identity
 from zmqha.core.operator import Operator, Pair
 from zmqha.core.peer_protocol import decode_bulk, decode_control, encode
 from zmqha.core.service import Service, ServiceSettings
@@ -201,7 +202,7 @@ class Process:
             broker.receive(self._stored.popleft(), now_ms)
         if now_ms - self._store_look_ms >= STORE_LOOK_MS:
             self._store_look_ms = now_ms
-            broker.receive(ev.StoreBeat(self.store.progress, self.store.progress != self.store.asked, 1.0), now_ms)
+            broker.receive(ev.StoreBeat(self.store.progress, self.store.progress != self.store.asked, 1.0, FREE_BYTES, 0), now_ms)
         if broker.reads_clients:
             for _ in range(min(len(self._client_frames), limits.CLIENT_MESSAGES_PER_TURN)):
                 broker.receive(ev.ClientIn(*self._client_frames.popleft()), now_ms)

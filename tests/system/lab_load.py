@@ -26,8 +26,9 @@ QUEUE = "load"
 BODY_BYTES = 512
 OPEN_MAX = 400  # sends without outcome; above it the producer waits
 POLL_S = 0.025
-DRAIN_S = 3.0
-SETTLE_S = 8.0
+DRAIN_S = 0.7
+SETTLE_S = 8.0  # the last confirms; a producer that knows only one server may wait in vain
+SETTLE_ONE_S = 0.5
 
 
 class History:
@@ -69,7 +70,7 @@ class Producer:
 
         session.receive = receive  # type: ignore[method-assign]
 
-    def run(self) -> None:
+    def run(self, settle_s: float) -> None:
         """Until told to stop, then until everything is settled or it has taken too long."""
         reaper = threading.Thread(target=self._reap, daemon=True)
         reaper.start()
@@ -80,9 +81,9 @@ class Producer:
                 continue
             seq += 1
             self.history.write("S", time.monotonic(), seq)
-            handle = self.client.send_nowait(QUEUE, f"{self.name} {seq} ".ljust(BODY_BYTES, "."))
+            handle = self.client.send_nowait(QUEUE, f"{self.name} {seq} ".ljust(BODY_BYTES, ".").encode())
             self._open.append((seq, handle))
-        deadline = time.monotonic() + SETTLE_S
+        deadline = time.monotonic() + settle_s
         while self._open and time.monotonic() < deadline:
             time.sleep(0.02)
         self.history.write("Q", time.monotonic(), len(self._open))
@@ -121,9 +122,10 @@ def watch(client: zmqha.Client, history: History) -> None:
 def drain(url: str, history: History) -> None:
     """Everything in the queue."""
     with zmqha.connect(url, connect_timeout=10) as client:
-        for message in client.consume(QUEUE, prefetch=1000, timeout=DRAIN_S):
-            producer, seq, _ = bytes(message.body).decode().split(" ", 2)
-            history.write("R", producer, seq, int(message.redelivered))
+        while client.admin("queue.info", {"name": QUEUE})["messages"]:
+            for message in client.consume(QUEUE, prefetch=1000, timeout=DRAIN_S):
+                producer, seq, _ = bytes(message.body).decode().split(" ", 2)
+                history.write("R", producer, seq, int(message.redelivered))
     history.write("Q")
 
 
@@ -138,10 +140,10 @@ def main(url: str, file: str, name: str, rate: str = "0", mode: str = "") -> Non
         signal.signal(signal.SIGUSR1, lambda *_: producer.stop.set())
         if mode == "watch":
             threading.Thread(target=watch, args=(client, history), daemon=True).start()
-        producer.run()
-        signal.sigwait({signal.SIGTERM})
+        producer.run(SETTLE_ONE_S if mode else SETTLE_S)
+        while True:  # the watcher goes on until SIGTERM
+            signal.pause()
 
 
 if __name__ == "__main__":
-    # SIGTERM is waited for at the end; before it, it ends the process as usual.
     main(*sys.argv[1:])

@@ -59,11 +59,11 @@ class Net:
         for who in self._members:
             _run("ip", "netns", "add", self.namespace(who))
             self.ip(who, "link", "set", "lo", "up")
-        self.ip("lan", "link", "add", "br", "type", "bridge", "stp_state", "0", "forward_delay", "0")
-        self.ip("lan", "link", "set", "br", "up")
+        self.ip("lan", "link", "add", "name", "switch", "type", "bridge", "stp_state", "0", "forward_delay", "0")
+        self.ip("lan", "link", "set", "switch", "up")
         for who, address in LAN.items():
             self.ip("lan", "link", "add", f"to-{who}", "type", "veth", "peer", "name", "lan", "netns", self.namespace(who))
-            self.ip("lan", "link", "set", f"to-{who}", "master", "br", "up")
+            self.ip("lan", "link", "set", f"to-{who}", "master", "switch", "up")
             self._address(who, "lan", f"{address}/24")
         if settings is None:
             self.ip("a", "link", "add", "peer", "type", "veth", "peer", "name", "peer", "netns", self.namespace("b"))
@@ -147,6 +147,10 @@ class Net:
             f"OUTPUT -o peer {reject}", f"OUTPUT -o lan -d {other} {reject}",
         )  # fmt: skip
 
+    def cut_lan_between(self) -> None:
+        """a and b no longer hear each other on the LAN; both still reach gateway and clients."""
+        self.filter("a", f"INPUT -i lan -s {LAN['b']} -j DROP", f"OUTPUT -o lan -d {LAN['b']} -j DROP")
+
     def mute_gateway(self) -> None:
         """It no longer answers pings."""
         self.filter("gateway", "INPUT -p icmp --icmp-type echo-request -j DROP")
@@ -173,6 +177,10 @@ class Net:
         for who in PEER:
             self.ip(who, "link", "set", "peer", "up")
             self.join_lan(who)
+
+    def received_bytes(self, who: str, interface: str) -> int:
+        """How much has arrived there so far."""
+        return int(self.run(who, "cat", f"/sys/class/net/{interface}/statistics/rx_bytes"))
 
     # --- inside -------------------------------------------------------------------------------------------------------------
 

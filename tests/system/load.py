@@ -65,7 +65,7 @@ class Producer:
         self._doubt: deque[tuple[int, float, Any]] = deque()
         self._stopping = threading.Event()
         self._sending = True
-        self._threads = [threading.Thread(target=work, name=f"{name}-{work.__name__}") for work in (self._send, self._settle)]
+        self._threads = [threading.Thread(target=work, name=name, daemon=True) for work in (self._send, self._settle)]
         for thread in self._threads:
             thread.start()
 
@@ -93,6 +93,7 @@ class Producer:
     def abandon(self) -> list[Sent]:
         """Close the client now; what is open ends as unknown."""
         self._stopping.set()
+        self._threads[0].join(10)
         self.client.close()
         return self.stop()
 
@@ -148,7 +149,7 @@ class Reader:
         self._last = time.monotonic()
         self._stopping = threading.Event()
         self.client = zmqha.connect(url, name=name, prefetch=prefetch, ack="manual", **options)
-        self._thread = threading.Thread(target=self._read, name=name)
+        self._thread = threading.Thread(target=self._read, name=name, daemon=True)
         self._thread.start()
 
     @property

@@ -118,6 +118,10 @@ class Server:
         assert len(found) == 1, found
         return found[0]
 
+    def kill_watcher(self) -> None:
+        """``kill -9`` of the watcher: nobody will tell the peer when the server dies."""
+        os.kill(self.watcher_pid(), signal.SIGKILL)
+
     def log_text(self) -> str:
         return self.log.read_text(errors="replace") if self.log.exists() else ""
 

@@ -85,24 +85,59 @@ def freeze_active(both: Pair) -> str:
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_freezes_of_the_active(record_property: Callable[[str, object], None]) -> None:
-    """Producers that know one server only are on the frozen one too: what it still confirms must be in the new active's store."""
+    """A second producer knows the frozen server only: what that one still confirms must be in the new active's store (I4).
+
+    That no client which knows the new epoch takes such a confirm is asserted by ``Tap`` at each of them. A thawed process counts as
+    a flap of the link, whose pause doubles each time, so all but the first are restarted after what is to be seen was seen.
+    """
     with pair() as both:
-        pinned = [Producer(both.url_of(name), f"pinned-{name}", rate=200, connect_timeout=30) for name in both.active()]
-        times = count(6, 20)
         producer, reader = Producer(both.url, "p", rate=RATE), Reader(both.url, "r")
-        moments, late = [], 0
-        for _ in range(times):
+        moments: list[float] = []
+        pinned: list[Producer] = []
+        late = 0
+        for number in range(count(6, 20)):
             both.wait_in_sync()
+            pinned.append(Producer(both.url_of(both.active()), f"pinned-{number}", rate=500))
+            pinned[-1].wait_confirmed(100)
             producer.wait_confirmed(200)
-            frozen = both.active()
-            pinned.append(Producer(both.url_of(frozen), f"pinned-{len(pinned)}", rate=200))
-            pinned[-1].wait_confirmed(20)
             moments.append(time.monotonic())
-            freeze_active(both)
+            frozen = freeze_active(both)
             producer.wait_confirmed(200)
-            newest = producer.tap.epoch
-            time.sleep(0.3)
-            late += sum(1 for at, _, epoch, taken in pinned[-1].tap.confirms if taken and at > moments[-1] + 0.5 and epoch < newest)
-            pinned.pop().retire(into=finished)
+            pinned[-1].abandon()
+            taken = [at for at, _, _, taken in pinned[-1].tap.confirms if taken]
+            late += sum(1 for at in taken if at > moments[-1] + 0.6)
+            if number:
+                both[frozen].kill()
+                both[frozen].start()
         both.wait_in_sync()
-    record_property("figures", figures("SIGSTOP of the active", gaps_after(producer.sent, moments, within_s=5)))
+        verdict = close_history(both, [producer, *pinned], [reader])
+    gaps = gaps_after(producer.sent, moments, within_s=5)
+    print(f"confirms of the frozen one after its thaw: {late}, outcomes unknown and there: {verdict.counts['recovered']}")
+    record_property("figures", figures("SIGSTOP of the active", gaps))
+    assert max(gaps) < 1.2
+
+
+@pytest.mark.timeout(60)
+def test_a_killed_passive_is_missed_and_taken_back() -> None:
+    """A10: alone within 1 s, SOLE on disk before the first lone confirm; takes the passive back by itself."""
+    with pair() as both:
+        producer, reader = Producer(both.url, "p", rate=RATE), Reader(both.url, "r")
+        producer.wait_confirmed(300)
+        passive = both.passive()
+        active = both.active()
+        moment = time.monotonic()
+        both[passive].kill()
+        while standing(both, active) != "sole":
+            assert time.monotonic() < moment + 5
+        sole_seen = time.monotonic()
+        producer.wait_confirmed(300)
+        alone = [one.returned for one in producer.sent if one.durability == 1 and one.returned > moment]
+        assert alone and alone[0] - moment < 1.0
+        # node.state is read a little after it was written: the record may be older than the look, never younger than the confirm.
+        assert alone[0] > sole_seen - 0.25
+        print(f"the passive killed: SOLE seen after {sole_seen - moment:.3f} s, first lone confirm after {alone[0] - moment:.3f} s")
+        both[passive].start()
+        both.wait_in_sync()
+        producer.wait_confirmed(300)
+        assert producer.sent[-1].durability == 2
+        close_history(both, [producer], [reader])

@@ -88,20 +88,16 @@ class Ledger:
         again = unmarked = stored_twice = damaged = 0
         for one in self.delivered:
             damaged += not one.intact
-            place = places.setdefault(one.key, one.offset)
-            if place is not one.offset and place != one.offset:
-                stored_twice += 1
-        seen: set[Key] = set()
-        for one in self.delivered:
-            if one.key in seen:
+            if one.key in places:
                 again += 1
                 unmarked += not one.redelivered
-            seen.add(one.key)
+                stored_twice += places[one.key] != one.offset
+            places[one.key] = one.offset
         sent, answered = sum(self.sent), len(self.confirmed) + len(self.refused)
         return Count(
             sent=sent,
             acknowledged=len({one.key for one in self.confirmed}),
-            received=len(seen),
+            received=len(places),
             lost=len(missing),
             seen_twice=again,
             unmarked=unmarked,

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import zmqha
 from zmqha.cli.demo_ledger import Confirmed, Delivered, Ledger
 from zmqha.client.handle import Handle
-from zmqha.errors import ConnectionLost, ZmqhaError
+from zmqha.errors import ConnectionLost, FailoverTimeout, OutcomeUnknown, ZmqhaError
 
 QUEUE = "demo"
 PRODUCERS = 2
@@ -105,8 +105,8 @@ class Load:
             number, handle = entry
             try:
                 receipt = handle.result()
-            except ConnectionLost:
-                return  # closed before its answer came
+            except (ConnectionLost, FailoverTimeout, OutcomeUnknown):
+                continue  # no answer: counted as such
             except ZmqhaError as error:
                 self.ledger.refused.append(f"{producer}/{number}: {error.what}")
                 continue

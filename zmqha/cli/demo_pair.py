@@ -3,8 +3,6 @@
 import os
 import shutil
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -15,13 +13,12 @@ from zmqha.cli.demo_gateway import Gateway
 from zmqha.cli.demo_ports import Ports
 from zmqha.cli.demo_relay import HOST, Cable
 from zmqha.cli.demo_server import LogEvent, Server
-from zmqha.errors import OperationFailed, ZmqhaError
+from zmqha.errors import ZmqhaError
 
 NAMES = ("A", "B")
 SERVING = ("ACTIVE", "STANDALONE")
 STOP_S = 4.0
 _ANSWER_S = 0.5
-_POLL_S = 0.02
 _LIMITS = "\n[limits]   # small: this is a demo\ndisk_reserve_bytes = 1048576\njournal_segment_bytes = 8388608\n"
 
 
@@ -107,20 +104,9 @@ class Pair:
         rows = list(self.rows().values())
         return {row.get("state") for row in rows} == {"ACTIVE", "PASSIVE"} and not any(row.get("sub") for row in rows)
 
-    def wait(self, condition: Callable[[], bool], what: str, seconds: float, meanwhile: Callable[[], None] | None = None) -> None:
-        """Until it holds. Raises OperationFailed with the servers' last words."""
-        deadline = time.monotonic() + seconds
-        while not condition():
-            if meanwhile is not None:
-                meanwhile()
-            if time.monotonic() > deadline:
-                words = "; ".join(f"{name}: {server.last_words()}" for name, server in self.servers.items())
-                raise OperationFailed(
-                    f"{what}: not within {seconds:.0f} s",
-                    cause=words,
-                    cure="a busy machine? run it again; the servers' logs are in zmqha-demo.json",
-                )
-            time.sleep(_POLL_S)
+    def last_words(self) -> str:
+        """Both servers', for an error's ``why``."""
+        return "; ".join(f"{name}: {server.last_words()}" for name, server in self.servers.items())
 
     def close(self) -> None:
         """End servers, watchers, gateway; remove the directory."""

@@ -119,7 +119,6 @@ class Server:
 
     def last_words(self) -> str:
         """For an error's ``why``."""
-        self.new_events()
         return " | ".join(self._told[-2:]) or "it has logged nothing"
 
 

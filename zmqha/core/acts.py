@@ -94,6 +94,7 @@ class Acts(View):
 
     def renew(self, now_ms: int) -> None:
         self.contact.renew(now_ms)
+        self.was_lost = True  # by this node itself; only a loss noticed before counts as a flap
         self.announced = ()
 
     def enter(self, state: State, reason: str, now_ms: int) -> None:

@@ -56,7 +56,7 @@ from zmqha.core.source import Source
 from zmqha.core.view import SERVING, Step
 from zmqha.errors import NoSpace, NotActive, ProtocolError, ZmqhaError
 
-
+HA_PERIOD_MS = 5  # without news the table is looked at this often: its timers are tens of milliseconds, a busy turn is 50 us
 FULL_PAUSE_MS = 200  # after a clean "full": acknowledgements are tried again at this pace, not at the disk's
 
 
@@ -83,6 +83,8 @@ class Broker:
         self._dropped_ms = LONG_AGO
         self._held = False
         self._paused_until_ms = LONG_AGO
+        self._ha_news = True  # something that a row may rest on has happened
+        self._ha_ms = LONG_AGO
         self._actions: list[Action] = []
 
     # --- the four verbs -----------------------------------------------------------------------------------------------------
@@ -91,6 +93,7 @@ class Broker:
         """Top of the loop, before anything is read."""
         self.wall_ms = wall_ms
         self.ha.begin_turn(now_ms)
+        self._ha_news = self.ha.gap_seen or self.ha.leaving is not None
 
     def receive(self, event: Event, now_ms: int) -> None:
         """Something happened."""
@@ -103,16 +106,22 @@ class Broker:
                 self._bulk(event, now_ms)
             case Journalled():
                 self._journalled(event, now_ms)
-            case ControlIn(path, message):
-                self.ha.hear(path, message, now_ms)
             case Fetched(token, batch):
                 self.service.fetched(token, batch)
+            case ClientGone(client):
+                self.service.unreachable(client)
+            case _:
+                self._ha_news = True
+                self._receive_rare(event, now_ms)
+
+    def _receive_rare(self, event: Event, now_ms: int) -> None:
+        match event:
+            case ControlIn(path, message):
+                self.ha.hear(path, message, now_ms)
             case Probed(sent_ms, ok):
                 self.ha.probed(sent_ms, ok)
             case DeathNotice(node_id, incarnation):
                 self.ha.hear_death(node_id, incarnation, now_ms)
-            case ClientGone(client):
-                self.service.unreachable(client)
             case FactsSaved():
                 self.ha.facts_saved(now_ms)
             case Inspected():
@@ -142,6 +151,14 @@ class Broker:
 
     def tick(self, now_ms: int) -> None:
         """Time passed, or a turn's events are in: decide, then hand out what may be handed out."""
+        if self._ha_news or now_ms - self._ha_ms >= HA_PERIOD_MS:
+            self._ha_news, self._ha_ms = False, now_ms
+            self._tick_ha(now_ms)
+        self._release(now_ms)
+        self.service.tick(now_ms)
+        self._commit_more(now_ms)
+
+    def _tick_ha(self, now_ms: int) -> None:
         ha = self.ha
         before = ha.state
         ha.in_sync = self.source.in_sync and self.source.fed_session() == ha.contact.peer_session
@@ -151,9 +168,6 @@ class Broker:
             self.service.stop_taking(self.refusal(now_ms))
         ha.tick(now_ms)
         self._follow_role(before, now_ms)
-        self._release(now_ms)
-        self.service.tick(now_ms)
-        self._commit_more(now_ms)
         self._watch_follower(now_ms)
         self.follower.tick(now_ms)
 
@@ -266,6 +280,7 @@ class Broker:
         self.source.committed(event.shipment, now_ms)
         if event.number == PAIR_NUMBER:
             assert event.lineage is not None
+            self._ha_news = True
             ha.paired(position, event.lineage, now_ms)
             self.service.new_epoch(position.epoch)
             return

@@ -78,8 +78,10 @@ class HA(Acts):
         self.pulse.hear(path, message, now_ms)
         if self.contact.peer_session != peer_before:
             self.dead_since_ms = None
-            self.stable_need_ms = self.timers.stable_ms
-            self.lost_session = NO_SESSION
+            self.was_lost = True  # the contact of a new session begins, nothing was lost by that
+            if self.contact.peer_session.incarnation != peer_before.incarnation:
+                self.stable_need_ms = self.timers.stable_ms
+                self.lost_session = NO_SESSION
             self.note("ha.session", peer=str(tuple(self.contact.peer_session)))
             self.announced = ()
         match message:
@@ -255,7 +257,8 @@ class HA(Acts):
         lost = now_ms - self.contact.contact_ms > self.timers.lost_ms
         if lost and not self.was_lost:
             self.lost_session = self.contact.peer_session
-        if self.was_lost and not lost and self.lost_session == self.contact.peer_session:
+        if self.was_lost and not lost and self.lost_session.incarnation == self.contact.peer_session.incarnation:
+            self.lost_session = NO_SESSION
             self.flap_need_ms = (
                 self.timers.flap_stable_ms if now_ms - self.flapped_ms > CALM_MS else min(2 * self.flap_need_ms, FLAP_MS_MAX)
             )

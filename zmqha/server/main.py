@@ -44,7 +44,7 @@ from zmqha.transport.watcher import DeathListener, start_watcher, stop_watcher
 
 log = logging.getLogger("zmqha")
 
-SWITCH_INTERVAL_S = 0.0005  # the store thread's Python must not hold up a heartbeat for long
+SWITCH_INTERVAL_S = 0.0001  # the store thread and the reactor hand the interpreter over several times per message
 LOCK = "server.lock"
 
 

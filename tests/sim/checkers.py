@@ -1,0 +1,117 @@
+"""What must hold, looked at from outside: disks, roles and what servers said to clients. Each raises Violation where it breaks.
+
+A *promise* is a message that was confirmed to its producer or delivered to a consumer. Who serves must hold every promise (I2, I3);
+who makes one must have it where the state says (O5), and nobody under a higher epoch may lack it (I1, I4).
+"""
+
+from typing import TYPE_CHECKING
+
+from tests.sim.violation import Violation
+from zmqha.core.client_protocol import HEADER, Code, Confirm, Deliver, decode
+from zmqha.core.view import SERVING, Step
+from zmqha.core.message import read_head
+from zmqha.core.peer_protocol import Standing, State
+from zmqha.core.position import Position
+
+if TYPE_CHECKING:
+    from tests.sim.cluster import Cluster
+    from tests.sim.server import Process
+
+_LOOKED_AT = (Code.CONFIRM, Code.DELIVER)
+
+
+class Checkers:
+    """All of them; they see everything and touch nothing."""
+
+    def __init__(self, cluster: "Cluster") -> None:
+        self.promised: dict[int, int] = {}  # producer -> last sequence
+        self.promises = 0
+        self.claims = 0
+        self.first_promise_ms: int | None = None  # since ``expect_promise``
+        self._cluster = cluster
+
+    # --- called by the simulation -------------------------------------------------------------------------------------------
+
+    def said(self, process: "Process", frames: list[bytes]) -> None:
+        """Frames that leave for a client."""
+        if HEADER.unpack_from(frames[0])[2] not in _LOOKED_AT:
+            return
+        _, _, command = decode(frames)
+        match command:
+            case Confirm(_, producer, up_to, _):
+                self._promise(process, producer, up_to, "confirms")
+            case Deliver(_, _, _, _, batch):
+                head = read_head(batch)
+                self._promise(process, head.producer, head.next - 1, "delivers")
+
+    def claimed(self, process: "Process", position: Position) -> None:
+        """A store is opened for serving: it must hold every promise."""
+        self.claims += 1
+        last = self._cluster.history.last(position)
+        for producer, sequence in self.promised.items():
+            if last.get(producer, 0) < sequence:
+                raise Violation(
+                    f"{process.machine.name} serves alone at {position} without message {producer}:{sequence}, "
+                    f"it ends at {last.get(producer, 0)} (I2, I3)"
+                )
+
+    def role(self, process: "Process") -> None:
+        """A role, step, epoch or right changed."""
+        ha, disk = process.broker.ha, process.machine.disk
+        self._cluster.tell(process.machine, f"step={ha.step.name} right={ha.right:d} granted={ha.granted:d} ({ha.reason})")
+        if ha.state is State.STANDALONE and ha.step is Step.NONE:
+            if disk.facts is None or disk.facts.standing is not Standing.SOLE:
+                raise Violation(f"{process.machine.name} is STANDALONE and its disk does not say SOLE (O1)")
+            self._alone(process)
+
+    # --- rules --------------------------------------------------------------------------------------------------------------
+
+    def _alone(self, process: "Process") -> None:
+        other = process.machine.peer.process
+        if other is not None and other.broker.ha.state is State.STANDALONE:
+            raise Violation(f"both servers are STANDALONE: {process.broker.ha.epoch} and {other.broker.ha.epoch} (I1)")
+
+    def _promise(self, process: "Process", producer: int, sequence: int, verb: str) -> None:
+        cluster, machine, ha = self._cluster, process.machine, process.broker.ha
+        last = cluster.history.last
+        self.promises += 1
+        if self.first_promise_ms is None:
+            self.first_promise_ms = cluster.clock.now_ms
+        new = sequence > self.promised.get(producer, 0)
+        if new:
+            self.promised[producer] = sequence
+        what = f"{machine.name} {verb} {producer}:{sequence} under epoch {ha.epoch}"
+        if last(machine.disk.position).get(producer, 0) < sequence:
+            raise Violation(f"{what}, its own store does not hold it (O5)")
+        other = machine.peer
+        held = last(other.disk.synced).get(producer, 0)
+        if ha.state is State.STANDALONE and last(machine.disk.synced).get(producer, 0) < sequence:
+            raise Violation(f"{what}, alone, and it is not durable (O5)")
+        if new and ha.state is State.ACTIVE and held < sequence and other.disk.generation == cluster.settled_generation[other.name]:
+            raise Violation(f"{what}, paired, and the peer's disk does not hold it (O5)")
+        theirs = other.process.broker.ha if other.process is not None else None
+        if theirs is not None and theirs.state in SERVING and theirs.step is Step.NONE and theirs.epoch > ha.epoch and held < sequence:
+            raise Violation(f"{what}, while {other.name} serves under epoch {theirs.epoch} without it (I1, I4)")
+
+    # --- asked by tests -----------------------------------------------------------------------------------------------------
+
+    def serving(self) -> list[str]:
+        """Who serves now."""
+        return [m.name for m in self._cluster.machines if m.process is not None and m.process.broker.ha.state in SERVING]
+
+    def in_sync(self) -> bool:
+        """One is ACTIVE and granted, the other PASSIVE."""
+        states = {m.process.broker.ha.state: m.process.broker.ha for m in self._cluster.machines if m.process is not None}
+        return State.PASSIVE in states and State.ACTIVE in states and states[State.ACTIVE].granted
+
+    def equal_stores(self) -> None:
+        """After quiet both disks hold the same store, and it holds every promise."""
+        a, b = self._cluster.a.disk, self._cluster.b.disk
+        if a.position != b.position:
+            raise Violation(f"after quiet the stores differ: {a.position} and {b.position}")
+        if a.corrupt or b.corrupt:
+            raise Violation("after quiet a store is a copy without all of its parts")
+        last = self._cluster.history.last(a.position)
+        missing = {producer: sequence for producer, sequence in self.promised.items() if last.get(producer, 0) < sequence}
+        if missing:
+            raise Violation(f"after quiet the store lacks {missing}")

@@ -1,0 +1,70 @@
+"""One random run from a seed: form a pair, inject faults, heal, and look whether everything is as promised."""
+
+from typing import NamedTuple
+
+from tests.sim.cluster import Cluster
+from tests.sim.faults import Faults
+from tests.sim.violation import Violation
+
+SERVE_MS = 6000  # after healing: exactly one serves (L2, plus what TCP and libzmq need to connect again)
+SYNC_MS = 15_000
+CONSUME_MS = 15_000  # what a lost session holds comes back after limits.SESSION_SILENCE_MS
+
+
+class Ran(NamedTuple):
+    """What a run amounted to."""
+
+    simulated_ms: int
+    promises: int
+    claims: int
+    faults: int
+
+
+def run_seed(seed: int, *, fault_ms: int = 20_000, kinds: dict[str, int] | None = None, rate: float | None = None) -> Ran:
+    """Raises ``cluster.Failed`` with seed and trace."""
+    cluster = Cluster(seed)
+    cluster.form()
+    faults = Faults(cluster, rate if rate is not None else cluster.random.choice((0.02, 0.03, 0.05)), kinds)
+    cluster.run(fault_ms)
+    faults.heal()
+    settle(cluster)
+    checkers = cluster.checkers
+    return Ran(cluster.clock.now_ms, checkers.promises, checkers.claims, faults.injected)
+
+
+def settle(cluster: Cluster) -> None:
+    """Everything works again: one serves soon, the pair is in sync some time later, stores are equal, all is consumed."""
+    checkers = cluster.checkers
+    cluster.run_until(lambda: len(checkers.serving()) == 1, SERVE_MS, "exactly one server serves (L2)")
+    for producer in cluster.producers:
+        producer.stopped = True
+    _pair_again(cluster)
+    cluster.run_until(lambda: all(p.confirmed == p.sent for p in cluster.producers), 8000, "every producer is confirmed", step_ms=50)
+    cluster.run_until(lambda: _consumed(cluster), CONSUME_MS, "the consumer has every message", step_ms=50)
+    cluster.run(1500)
+    try:
+        checkers.equal_stores()
+        if len(checkers.serving()) != 1:
+            raise Violation(f"after quiet {checkers.serving()} serve")
+    except Violation as error:
+        raise cluster.explain(error) from error
+
+
+def _pair_again(cluster: Cluster) -> None:
+    """After many flaps pairing waits up to a minute (T_STABLE); a restarted process is taken back after a second."""
+    for _ in range(6):
+        cluster.run(1000)
+        if cluster.checkers.in_sync():
+            return
+    serving = cluster.serving
+    if serving is not None and serving.process is not None and serving.process.broker.ha.stable_need_ms > 5000:
+        serving.peer.kill(notice=False)
+        serving.peer.start()
+    cluster.run_until(cluster.checkers.in_sync, SYNC_MS, "the pair is in sync", step_ms=50)
+
+
+def _consumed(cluster: Cluster) -> bool:
+    consumer = cluster.consumer
+    return consumer is None or all(
+        (producer.number, producer.confirmed) in consumer.received_bodies for producer in cluster.producers if producer.confirmed
+    )
