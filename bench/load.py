@@ -103,6 +103,7 @@ class Paced:
     rate: float
     count: int
     start: float
+    first: int = 0  # number of the first message
 
     def run(self, client: zmqha.Client) -> Done:
         fill = bytes(max(0, self.size - STAMP.size))
@@ -116,7 +117,7 @@ class Paced:
             pause = begun + number / self.rate - time.monotonic()
             if pause > 0:
                 time.sleep(pause)
-            waiting.append(client.send_nowait(self.queue, STAMP.pack(number, time.monotonic_ns()) + fill))
+            waiting.append(client.send_nowait(self.queue, STAMP.pack(self.first + number, time.monotonic_ns()) + fill))
             there.release()
         waiting.append(None)
         there.release()

@@ -16,7 +16,7 @@ from zmqha.errors import QueueFull, ZmqhaError
 QUEUE = {
     "name": "orders", "messages": 12, "ready": 10, "unacked": 2, "consumers": 1, "bytes": 900, "max_messages": 100, "max_bytes": 10000,
 }  # fmt: skip
-BUILT = [name for name in COMMANDS if name != "demo"]
+BUILT = list(COMMANDS)
 
 
 # --- the frame --------------------------------------------------------------------------------------------------------------

@@ -375,7 +375,7 @@ def test_a_switchover_moves_the_client_at_once(pair):
         assert client.active == b.address
 
 
-def test_a_frozen_server_is_left_after_1200_ms_of_silence(pair):
+def test_a_frozen_server_is_left_after_600_ms_of_silence_if_the_other_serves(pair):
     a, b = pair
     with zmqha.connect(url(a, b)) as client:
         client.send("q", b"0")
@@ -383,7 +383,7 @@ def test_a_frozen_server_is_left_after_1200_ms_of_silence(pair):
         b.promote(2)
         start = time.monotonic()
         client.send("q", b"1")
-        assert 1.1 < time.monotonic() - start < 1.8
+        assert 0.5 < time.monotonic() - start < 1.2
         assert client.active == b.address
         a.silent = False  # the zombie wakes up, still "active" in epoch 1
         client.send("q", b"2")

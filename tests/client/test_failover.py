@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 
-from zmqha.client.failover import FAST_MS, SILENT_MS, Ask, Begin, Changed, Failover, Probe, State
+from zmqha.client.failover import FAST_MS, SILENT_MS, SUSPECT_MS, Ask, Begin, Changed, Failover, Probe, State
 from zmqha.client.url import Options
 from zmqha.core.client_protocol import Envelope, Failure, Opened, Pong, Refused
 from zmqha.core.position import Epoch
@@ -158,8 +158,26 @@ def test_silence_while_an_answer_is_due_is_a_loss_after_1200_ms_and_one_ping(pai
         log += [(now, action) for action in pair.take_actions()]
     told = [(at, type(action).__name__, action[0]) for at, action in log]
     assert told[0] == (400, "Probe", 0)
-    assert told[1:3] == [(SILENT_MS, "Reset", 0), (SILENT_MS, "End", 0)]
-    assert told[4:] == [(SILENT_MS, "Ask", 1)]
+    assert told[1] == (SUSPECT_MS, "Ask", 1)
+    assert told[2:4] == [(SILENT_MS, "Reset", 0), (SILENT_MS, "End", 0)]
+    assert told[5:] == [(SILENT_MS, "Ask", 1)]
+
+
+def test_while_the_active_is_silent_the_other_is_asked_and_taken_if_it_serves_in_a_newer_epoch(pair):
+    connected_to_a(pair)
+    asked, now = [], 0
+    while now < 900:
+        pair.tick(now, busy=True)
+        now = max(now + 1, pair.deadline())
+        pair.tick(now, busy=True)
+        for action in pair.take_actions():
+            if action == Ask(1):
+                asked.append(now)
+                pair.receive(1, refused(), now + 1)
+    assert asked[0] == SUSPECT_MS and len(asked) >= 4
+    pair.receive(1, opened(2), now)
+    assert [type(action).__name__ for action in pair.take_actions()[-2:]] == ["Begin", "Changed"]
+    assert pair.session == 1
 
 
 def test_any_frame_ends_the_silence(pair):
@@ -190,6 +208,7 @@ def test_an_own_pause_excuses_the_server(pair):
     assert pair.take_actions() == [Probe(0)]
     pair.tick(10_000, busy=True)  # this process was stopped
     assert pair.state is State.CONNECTED
+    pair.tick(10_000 + SUSPECT_MS, busy=True)
     pair.tick(10_000 + SILENT_MS, busy=True)
     assert pair.state is State.LOST
 

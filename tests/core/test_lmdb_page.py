@@ -67,6 +67,7 @@ def test_live_and_free_pages_cover_the_file_without_overlap(image: bytes) -> Non
     free = set(lmdb_page.free_ids(image, newer))
     live = {page for first, count in lmdb_page.live_runs(image, newer) for page in range(first, first + count)}
     assert free and not free & live
+    assert lmdb_page.free_count(image, newer) == len(free)
     assert free | live == set(range(2, newer.last_pg + 1))
 
 

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 from tests.sim.violation import Violation
 from zmqha.core.client_protocol import HEADER, Code, Confirm, Deliver, decode
-from zmqha.core.view import SERVING, Step
 from zmqha.core.message import read_head
 from zmqha.core.peer_protocol import Standing, State
 from zmqha.core.position import Position
+from zmqha.core.view import SERVING, Step
 
 if TYPE_CHECKING:
     from tests.sim.cluster import Cluster
@@ -27,7 +27,8 @@ class Checkers:
         self.promised: dict[int, int] = {}  # producer -> last sequence
         self.promises = 0
         self.claims = 0
-        self.first_promise_ms: int | None = None  # since ``expect_promise``
+        self.new_promise_ms = 0  # when the newest one was made
+        self.roles: list[tuple[int, str, str, int, str]] = []  # (ms, node, state, epoch, reason), at each change
         self._cluster = cluster
 
     # --- called by the simulation -------------------------------------------------------------------------------------------
@@ -59,6 +60,10 @@ class Checkers:
         """A role, step, epoch or right changed."""
         ha, disk = process.broker.ha, process.machine.disk
         self._cluster.tell(process.machine, f"step={ha.step.name} right={ha.right:d} granted={ha.granted:d} ({ha.reason})")
+        if ha.step is Step.NONE:
+            row = (process.machine.name, ha.state.value, ha.epoch.counter)
+            if not any(each[1:4] == row for each in [each for each in self.roles if each[1] == row[0]][-1:]):
+                self.roles.append((self._cluster.clock.now_ms, *row, ha.reason))
         if ha.state is State.STANDALONE and ha.step is Step.NONE:
             if disk.facts is None or disk.facts.standing is not Standing.SOLE:
                 raise Violation(f"{process.machine.name} is STANDALONE and its disk does not say SOLE (O1)")
@@ -75,11 +80,10 @@ class Checkers:
         cluster, machine, ha = self._cluster, process.machine, process.broker.ha
         last = cluster.history.last
         self.promises += 1
-        if self.first_promise_ms is None:
-            self.first_promise_ms = cluster.clock.now_ms
         new = sequence > self.promised.get(producer, 0)
         if new:
             self.promised[producer] = sequence
+            self.new_promise_ms = cluster.clock.now_ms
         what = f"{machine.name} {verb} {producer}:{sequence} under epoch {ha.epoch}"
         if last(machine.disk.position).get(producer, 0) < sequence:
             raise Violation(f"{what}, its own store does not hold it (O5)")

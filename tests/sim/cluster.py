@@ -12,8 +12,9 @@ from tests.sim.network import LAN, PEER_LINK, Cables, Network
 from tests.sim.server import Machine, Process
 from tests.sim.trace import Trace
 from tests.sim.violation import Violation
-from zmqha.core.view import Step
+from zmqha.core.peer_protocol import Beat
 from zmqha.core.timers import Timers
+from zmqha.core.view import Step
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,7 +27,10 @@ NOTICE_EVERY_MS = 20
 class Cluster:
     """Two machines, two cables, a gateway, clients."""
 
-    def __init__(self, seed: int, *, producers: int = 2, consumer: bool = True, delays: int | None = None, cache_bytes: int = 1 << 16) -> None:
+    def __init__(
+        self, seed: int, *, producers: int = 2, consumer: bool = True, delays: int | None = None, cache_bytes: int = 1 << 16,
+        resume_alone: bool = False,
+    ) -> None:  # fmt: skip
         self.seed = seed
         self.random = Random(seed)
         self.clock = Clock()
@@ -35,6 +39,8 @@ class Cluster:
         self.history = History()
         self.timers = Timers()
         self.cache_bytes = cache_bytes
+        self.resume_alone = resume_alone
+        self.datagrams = True  # Beats by UDP while contact is in doubt
         kind = self.random.choice((0, 0, 1, 2, 3)) if delays is None else delays
         self.network = Network(self.clock, self.cables, self.random, DELAYS_MS[kind])
         self.gateway = Gateway(self.clock, self.cables, self.random)
@@ -125,6 +131,15 @@ class Cluster:
     def _deliver_notice(self, name: str, receiver: Machine, incarnation: int) -> None:
         if receiver.process is not None:
             receiver.process.notice(name, incarnation)
+
+    def send_datagrams(self, sender: Machine, beat: Beat) -> None:
+        """A Beat by UDP on every path (core.beat_notice)."""
+        for path in (PEER_LINK, LAN) if self.datagrams else ():
+            if self.cables.pass_frame(path, sender.name, sender.peer.name) and sender.peer.process is not None:
+                self.clock.after(self.network.delay(path), self._deliver_datagram, sender.peer.process, path, beat)
+
+    def _deliver_datagram(self, receiver: Process, path: int, beat: Beat) -> None:
+        receiver.datagram(path, beat)
 
     def freeze_next_turn(self, machine: Machine, for_ms: int) -> None:
         """Stop the process in its next turn, between its decisions and their carrying out."""

@@ -78,7 +78,6 @@ class StoreThread:
     ) -> None:  # fmt: skip
         self.asked = self.progress = 0
         self.dead = False
-        self.full = False
         self.speed = speed
         self.store: ToyStore | None = None  # open for writing
         self.following = False
@@ -186,7 +185,7 @@ class StoreThread:
             return
         assert self.store is not None, "a commit without an open store"
         assert self._disk.position is not None
-        if self.full:
+        if self.speed.full:
             self._refusals += 1
             self._report(ev.CommitRefused(action.work.number, NoSpace("the disk is full", cause="the simulation", cure="wait")))
             return
@@ -301,7 +300,7 @@ class StoreThread:
             assert self._taken is not None
             if chunk.head != self._taken.chain:
                 self._report(ev.ShipmentRefused(f"transaction {chunk.position} does not fit on {self._taken}"))
-            elif self.full:
+            elif self.speed.full:
                 self._report(ev.JournalFull(NoSpace("the disk is full", cause="the simulation", cure="wait")))
             else:
                 self._taken = chunk.position
@@ -339,6 +338,7 @@ class Speed:
         self._sync_ms = sync_ms
         self._page_ms = page_ms
         self.stall_ms = 0
+        self.full = False
 
     def sync_ms(self, random: Random) -> int:
         return random.randint(*self._sync_ms) + self.stall_ms

@@ -16,8 +16,9 @@ CALM_RESET_MS = 2000  # between two forged resets
 CALM_LAN_MS = 1000  # between the end of a LAN fault and the next: TCP's retries must not be hit twice in one window
 
 KINDS = {
-    "cut_link": 6, "cut_link_one_way": 4, "cut_lan": 4, "cut_lan_one_way": 2, "gateway": 4, "gateway_mute": 2, "isolate": 3, "kill": 5, "kill_both": 1,
-    "power": 2, "freeze": 5, "freeze_in_turn": 2, "reset": 3, "stall": 2, "replace": 1, "switchover": 1, "stop": 1, "client": 1,
+    "cut_link": 6, "cut_link_one_way": 4, "cut_lan": 4, "cut_lan_one_way": 2, "gateway": 4, "gateway_mute": 2, "isolate": 3,
+    "kill": 5, "kill_both": 1, "power": 2, "freeze": 5, "freeze_in_turn": 2, "reset": 3, "stall": 2, "full": 1, "replace": 1,
+    "switchover": 1, "stop": 1, "client": 1,
 }  # fmt: skip
 
 
@@ -139,10 +140,11 @@ class Faults:
         self._for(for_ms, for_ms + self._cluster.random.choice((0, 0, 500)), heal)
 
     def _reset(self, machine: Machine) -> None:
-        """A firewall answers with resets on one path or both, for 100-300 ms."""
+        """A firewall answers with resets on one path or both, for 50-300 ms."""
         cluster = self._cluster
         now_ms = cluster.clock.now_ms
-        if now_ms - self._last_reset_ms < CALM_RESET_MS or not self._lan_free():
+        longest_ms = 300 - 6 * cluster.network.slowest_ms  # afterwards a handshake and a Beat must still fit into the window (A1)
+        if longest_ms < 50 or now_ms - self._last_reset_ms < CALM_RESET_MS or not self._lan_free():
             return
         self._last_reset_ms = now_ms
         paths = cluster.random.choice(((PEER_LINK,), (LAN,), (PEER_LINK, LAN)))
@@ -154,7 +156,7 @@ class Faults:
             for path in paths:
                 cluster.cables.resetting[path] -= 1
 
-        for_ms = self._for(100, 300, heal)
+        for_ms = self._for(50, longest_ms, heal)
         self._lan_busy(for_ms)
         cluster.world(f"forged resets on {paths} for {for_ms} ms")
 
@@ -190,6 +192,16 @@ class Faults:
 
         def heal() -> None:
             machine.speed.stall_ms = 0
+
+        self._for(200, 2500, heal)
+
+    def _full(self, machine: Machine) -> None:
+        """No space for a while."""
+        machine.speed.full = True
+        self._cluster.tell(machine, "disk full")
+
+        def heal() -> None:
+            machine.speed.full = False
 
         self._for(200, 2500, heal)
 

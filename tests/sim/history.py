@@ -8,11 +8,11 @@ import hashlib
 from typing import NamedTuple
 
 from tests.core.service_rig import ToyStore
+from tests.sim.violation import Violation
+from zmqha.core.limits import LINEAGE_ENTRIES
 from zmqha.core.message import read_head
 from zmqha.core.position import GENESIS, NOWHERE, Epoch, Lineage, LineageEntry, Mode, Position
-from zmqha.core.limits import LINEAGE_ENTRIES
-from zmqha.core.work import Work, StoreImage
-from tests.sim.violation import Violation
+from zmqha.core.work import StoreImage, Work
 
 
 class Txn(NamedTuple):

@@ -68,7 +68,7 @@ class End(Protocol):
 class _Stream:
     """One direction of a connection."""
 
-    __slots__ = ("arrival_ms", "connection", "receiver", "retry_ms", "sender", "waiting")
+    __slots__ = ("arrival_ms", "connection", "receiver", "retry_ms", "sender", "unanswered_ms", "waiting")
 
     def __init__(self, connection: "Connection", sender: End, receiver: End) -> None:
         self.connection = connection
@@ -77,6 +77,7 @@ class _Stream:
         self.waiting: deque[Any] = deque()
         self.retry_ms = 0  # 0: not stalled
         self.arrival_ms = 0
+        self.unanswered_ms = 0  # since when acknowledgements do not come back; 0: they do
 
     def send(self, frame: Any) -> None:
         network = self.connection.network
@@ -89,10 +90,16 @@ class _Stream:
             network.clock.after(RETRY_MS, self._retry)
 
     def _passes(self) -> bool:
-        receiver = self.receiver.host
-        return receiver.powered and self.connection.network.cables.pass_frame(
-            self.connection.path, self.sender.host.name, receiver.name
-        )
+        """Through now. Without acknowledgements TCP retransmits after RETRY_MS and sends nothing new from then on."""
+        receiver, network = self.receiver.host, self.connection.network
+        path, cables, sender = self.connection.path, network.cables, self.sender.host.name
+        if not receiver.powered or not cables.pass_frame(path, sender, receiver.name):
+            return False
+        if cables.pass_frame(path, receiver.name, sender):
+            self.unanswered_ms = 0
+            return True
+        self.unanswered_ms = self.unanswered_ms or network.clock.now_ms
+        return network.clock.now_ms - self.unanswered_ms < RETRY_MS
 
     def _fly(self, frame: Any) -> None:
         network = self.connection.network
@@ -187,6 +194,11 @@ class Network:
         self.random = random
         self._delays_ms = delays_ms
         self._peer_connections: list[Connection] = []
+
+    @property
+    def slowest_ms(self) -> int:
+        """The longest delay of one frame."""
+        return max(high for _, high in self._delays_ms)
 
     def delay(self, path: int) -> int:
         """Of one frame now."""

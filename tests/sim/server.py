@@ -16,10 +16,10 @@ from zmqha.core import limits
 from zmqha.core.broker import Broker
 from zmqha.core.facts import NodeFacts
 from zmqha.core.ha import HA
-from zmqha.core.view import Identity
 from zmqha.core.operator import Operator, Pair
-from zmqha.core.peer_protocol import decode_bulk, decode_control, encode
+from zmqha.core.peer_protocol import Beat, Control, decode_bulk, decode_control, encode
 from zmqha.core.service import Service, ServiceSettings
+from zmqha.core.view import Identity
 
 if TYPE_CHECKING:
     from tests.sim.cluster import Cluster
@@ -121,10 +121,13 @@ class Process:
         self.cluster = cluster
         self.incarnation = facts.incarnation
         self.alive = True
-        identity = Identity("cf", machine.name, machine.peer.name, machine.primary, ENDPOINTS[not machine.primary])
+        identity = Identity(
+            "cf", machine.name, machine.peer.name, machine.primary, ENDPOINTS[not machine.primary], resume_alone=cluster.resume_alone
+        )
         ha = HA(identity, cluster.timers, facts, Random(cluster.random.getrandbits(64)), machine.own_ms(), gateway=True)
         pair = Pair("sim", "cf", False, "0", identity.client_endpoint, ENDPOINTS[machine.primary], "ping", ("gw",))
-        self.broker = Broker(ha, Service(ServiceSettings(machine.name, "cf", ENDPOINTS, cache_bytes=cluster.cache_bytes)), Operator(pair))
+        service = Service(ServiceSettings(machine.name, "cf", ENDPOINTS, cache_bytes=cluster.cache_bytes))
+        self.broker = Broker(ha, service, Operator(pair), disk_reserve_bytes=1)
         self.links = [ControlSocket(self, path) for path in (PEER_LINK, LAN)]
         self.source = BulkRouter(self)
         self.dealer: BulkDealer | None = None
@@ -133,7 +136,7 @@ class Process:
             cluster.clock, Random(cluster.random.getrandbits(64)), machine.disk, cluster.history, machine.name, machine.speed,
             self._store_event, lambda: machine.frozen_until_ms,
         )  # fmt: skip
-        self._notices: deque[ev.DeathNotice] = deque()
+        self._datagrams: deque[ev.DeathNotice | ev.ControlIn] = deque()
         self._probes: deque[ev.Probed] = deque()
         self._stored: deque[ev.Event] = deque()
         self._client_frames: deque[tuple[bytes, list[bytes]]] = deque()
@@ -202,7 +205,7 @@ class Process:
             broker.receive(self._stored.popleft(), now_ms)
         if now_ms - self._store_look_ms >= STORE_LOOK_MS:
             self._store_look_ms = now_ms
-            broker.receive(ev.StoreBeat(self.store.progress, self.store.progress != self.store.asked, 1.0, FREE_BYTES, 0), now_ms)
+            broker.receive(ev.StoreBeat(self.store.progress, self.store.progress != self.store.asked, 1.0, 0 if machine.speed.full else FREE_BYTES, 0), now_ms)
         if broker.reads_clients:
             for _ in range(min(len(self._client_frames), limits.CLIENT_MESSAGES_PER_TURN)):
                 broker.receive(ev.ClientIn(*self._client_frames.popleft()), now_ms)
@@ -223,8 +226,8 @@ class Process:
         for index, link in enumerate(self.links):
             while link.inbox:
                 broker.receive(ev.ControlIn(index, decode_control(link.inbox.popleft())), now_ms)
-        while self._notices:
-            broker.receive(self._notices.popleft(), now_ms)
+        while self._datagrams:
+            broker.receive(self._datagrams.popleft(), now_ms)
         source = self.source
         while source.inbox:
             sender, (frame, rest) = source.inbox.popleft()
@@ -246,7 +249,13 @@ class Process:
     def notice(self, node: str, incarnation: int) -> None:
         """A death notice arrives."""
         if self.alive:
-            self._notices.append(ev.DeathNotice(node, incarnation))
+            self._datagrams.append(ev.DeathNotice(node, incarnation))
+            self.wake()
+
+    def datagram(self, path: int, message: Control) -> None:
+        """A Beat arrives by UDP."""
+        if self.alive:
+            self._datagrams.append(ev.ControlIn(path, message))
             self.wake()
 
     def probed(self, sent_ms: int, ok: bool) -> None:
@@ -302,6 +311,8 @@ class Process:
                 frame = encode(message)
                 for link in self.links if path is None else [self.links[path]]:
                     link.send(frame)
+                if isinstance(message, Beat) and not self.broker.ha.fresh(self.machine.own_ms()):
+                    self.cluster.send_datagrams(self.machine, message)
             case act.ResetPath(path):
                 self.links[path].rebuild()
             case act.ConnectBulk(path):

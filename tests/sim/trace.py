@@ -19,8 +19,5 @@ class Trace:
         """The newest lines."""
         lines = list(self._lines)[-last:]
         head = f"{'ms':>8}  {'node':<4} {'state':<12} {'epoch':>5} {'txn':>6}  event"
-        return "\n".join([head, *(f"{ms:>8}  {node:<4} {state:<12} {epoch:>5} {txn:>6}  {what}" for ms, node, state, epoch, txn, what in lines)])
-
-    def events(self) -> list[tuple[int, str, str, int, int, str]]:
-        """All lines as they are, for golden outputs."""
-        return list(self._lines)
+        rows = (f"{ms:>8}  {node:<4} {state:<12} {epoch:>5} {txn:>6}  {what}" for ms, node, state, epoch, txn, what in lines)
+        return "\n".join([head, *rows])

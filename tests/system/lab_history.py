@@ -4,7 +4,7 @@ import json
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import combinations
+from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -98,7 +98,7 @@ class History:
 
     def spans(self) -> Iterator[Span]:
         """When the watched server certainly served: from answer to the next question, as long as both say the same."""
-        for before, after in zip(self.samples, self.samples[1:], strict=False):
+        for before, after in pairwise(self.samples):
             same = (before.state, before.epoch) == (after.state, after.epoch)
             if before.serves and same and after.asked - before.answered < STALE_S:
                 yield Span(before.answered, after.asked, before.state, before.epoch)
@@ -106,7 +106,7 @@ class History:
     def longest_gap(self, begin: float, end: float) -> float:
         """Seconds without a confirm between two moments."""
         times = [begin, *(at for at in sorted(self.confirmed.values()) if begin < at < end), end]
-        return max(after - before for before, after in zip(times, times[1:], strict=False))
+        return max(after - before for before, after in pairwise(times))
 
 
 def both_serve(first: History, second: History) -> list[str]:
@@ -169,6 +169,6 @@ def judge(producers: dict[str, History], drained: History) -> Verdict:
         if len(held) != len(numbers):
             twice += [f"{name} {seq}" for seq in sorted({seq for seq in numbers if numbers.count(seq) > 1})]
         firsts = list(dict.fromkeys(numbers))
-        disordered += [f"{name} {b} after {a}" for a, b in zip(firsts, firsts[1:], strict=False) if b < a]
+        disordered += [f"{name} {b} after {a}" for a, b in pairwise(firsts) if b < a]
     phantom += [f"{name} (unknown producer)" for name in seen]
     return Verdict(confirmed, lost, twice, phantom, disordered, recovered)

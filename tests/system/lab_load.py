@@ -121,7 +121,7 @@ def watch(client: zmqha.Client, history: History) -> None:
 
 def drain(url: str, history: History) -> None:
     """Everything in the queue."""
-    with zmqha.connect(url, connect_timeout=10) as client:
+    with zmqha.connect(url, connect_timeout=10, on_state=lambda *change: history.write("#", *change)) as client:
         while client.admin("queue.info", {"name": QUEUE})["messages"]:
             for message in client.consume(QUEUE, prefetch=1000, timeout=DRAIN_S):
                 producer, seq, _ = bytes(message.body).decode().split(" ", 2)

@@ -155,6 +155,10 @@ class Net:
         """It no longer answers pings."""
         self.filter("gateway", "INPUT -p icmp --icmp-type echo-request -j DROP")
 
+    def swallow_large_frames(self) -> None:
+        """An MTU black hole on the peer link: what is larger than 1000 bytes vanishes."""
+        self.filter("a", "INPUT -i peer -m length --length 1000:65535 -j DROP", "OUTPUT -o peer -m length --length 1000:65535 -j DROP")
+
     def slow_peer(self, rate: str) -> None:
         """A thin peer link, both ways, with a queue of 400 ms."""
         for who in ("a", "b"):

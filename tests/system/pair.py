@@ -284,6 +284,12 @@ class Pair:
             if server.running:
                 server.kill()
 
+    def keep_logs(self) -> None:
+        """After a failure: both logs into ``$ZMQHA_KEEP_LOGS``, if that is set."""
+        target = os.environ.get("ZMQHA_KEEP_LOGS")
+        for name, server in self.servers.items() if target else ():
+            Path(str(target), f"{self.directory.name}-{name}.log").write_text(server.log_text())
+
     def close(self) -> None:
         """End what still runs."""
         for client in self._admins.values():
@@ -321,5 +327,8 @@ def pair(**options: Any) -> Iterator[Pair]:
         made = Pair(Path(directory), **options)
         try:
             yield made.start()
+        except BaseException:
+            made.keep_logs()
+            raise
         finally:
             made.close()

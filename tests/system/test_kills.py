@@ -141,3 +141,31 @@ def test_a_killed_passive_is_missed_and_taken_back() -> None:
         producer.wait_confirmed(300)
         assert producer.sent[-1].durability == 2
         close_history(both, [producer], [reader])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+def test_a_frozen_passive_never_promotes_itself_and_two_frozen_ones_agree() -> None:
+    with pair() as both:
+        producer, reader = Producer(both.url, "p", rate=RATE), Reader(both.url, "r")
+        producer.wait_confirmed(200)
+        active, passive = both.active(), both.passive()
+        both[passive].freeze()
+        both.wait(lambda: both.state(active) == "STANDALONE", "the active going alone")
+        time.sleep(1)
+        both[passive].thaw()
+        end = time.monotonic() + 2
+        while time.monotonic() < end:
+            assert both.state(passive) not in ("ACTIVE", "STANDALONE")
+            time.sleep(0.05)
+        both.wait_in_sync()
+        for first in (active, passive):
+            both["a"].freeze()
+            both["b"].freeze()
+            time.sleep(2)
+            both[first].thaw()
+            time.sleep(0.4)
+            both[passive if first == active else active].thaw()
+            both.wait_in_sync(60)
+            producer.wait_confirmed(200)
+        close_history(both, [producer], [reader])

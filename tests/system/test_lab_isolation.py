@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from tests.system.lab import lab, other
+from tests.system.lab import FULL, lab, other
 
 pytestmark = pytest.mark.lab
 
@@ -66,6 +66,19 @@ def test_the_stale_server_waits_although_it_is_back_first() -> None:
         net_lab.wait_state("b", "STANDALONE", 10)
         net_lab.note("b serves again after, s", time.monotonic() - healed)
         net_lab.settle()
+
+
+@FULL
+def test_lan_ports_flapping_in_antiphase_never_make_two_actives() -> None:
+    """The peer link is cut and each server sees the gateway only while the other does not (case 33)."""
+    with lab() as net_lab:
+        net_lab.net.cut_peer_silently()
+        for period_s in (0.1, 0.2, 0.3, 0.5) * 5:
+            for name in ("a", "b"):
+                net_lab.net.cut_lan(name)
+                net_lab.stay(period_s)
+                net_lab.net.join_lan(name)
+        net_lab.settle(90)
 
 
 @pytest.mark.parametrize("deaf", ["a", "b"])

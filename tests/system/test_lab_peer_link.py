@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from tests.system.lab import lab
+from tests.system.lab import FULL, lab
 
 pytestmark = pytest.mark.lab
 
@@ -60,11 +60,27 @@ def test_a_slow_peer_link_loses_nothing() -> None:
         net_lab.settle()
 
 
+@FULL
+def test_an_mtu_black_hole_on_the_peer_link_loses_nothing() -> None:
+    """Heartbeats pass, pages do not: the peer is dropped by agreement after T_SLOW, confirms go on."""
+    with lab() as net_lab:
+        began = time.monotonic()
+        net_lab.net.swallow_large_frames()
+        net_lab.stay(10)
+        net_lab.note("confirms in 10 s", net_lab.confirms_since(began))
+        net_lab.note("gap, s", net_lab.gap(began))
+        for name in ("a", "b"):
+            net_lab.note(name, net_lab.states_since(name, began))
+        assert net_lab.gap(began) < 6
+        net_lab.settle(90)
+
+
 def test_resets_on_both_paths_for_a_moment_cause_no_takeover() -> None:
     with lab() as net_lab:
         began = time.monotonic()
         net_lab.net.reset_both_paths("a")
         net_lab.stay(0.3)
+        assert net_lab.gap(began + 0.05) > 0.2  # they hit
         net_lab.net.unfilter("a")
         healed = time.monotonic()
         net_lab.wait(lambda: net_lab.both_disks_since(healed) > 0, "confirms", 5)

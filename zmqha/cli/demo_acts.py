@@ -45,8 +45,7 @@ def _introduce(stage: Stage) -> None:
     for name, server in pair.servers.items():
         server.note_watcher()
         lines.append(Line(f"  {name}  {pair.endpoints[name]}  {pair.row(name).get('state', ''):8}  pid {server.pid}"))
-    note = "  The peer link runs through a relay of the demo, which can be cut; the LAN path is the second one." if pair.cable else ""
-    stage.scene.header = [*lines, Line(note)]
+    stage.scene.header = [*lines, Line("")]
     stage.screen.introduce(stage.scene)
 
 
@@ -81,10 +80,11 @@ def _has_taken_over(stage: Stage, victim: str, heir: str) -> bool:
     """The heir serves and clients know it. Adds what the gateway and the clients saw to the timeline."""
     timeline, ledger, zero = stage.timeline, stage.load.ledger, stage.timeline.zero or 0.0
     notice = timeline.find("notice", heir)
-    if notice and not timeline.find("gateway"):
+    claim = timeline.find("claim", heir)
+    if notice and claim and not timeline.find("gateway"):
         answered = stage.pair.gateway.first_answer(notice.time)
-        if answered is not None:
-            timeline.add(answered, heir, "gateway", "the gateway answers")
+        if answered is not None:  # noted after the kernel has answered: the claim, which needs the answer, may be logged before
+            timeline.add(min(answered, claim.time - 0.0001), heir, "gateway", "the gateway answers")
     changes = [change for change in list(stage.load.changes) if change.time >= zero]
     lost = min((change.time for change in changes if change.new == "lost"), default=None)
     if lost is not None and not timeline.find("lost"):

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 Key = tuple[int, int]  # producer, number
@@ -113,7 +114,7 @@ class Ledger:
 def longest_pause(moments: Iterable[float]) -> Pause:
     """The longest time between two neighbours; none is a pause of 0."""
     ordered = sorted(moments)
-    gaps = (Pause(before, after - before) for before, after in zip(ordered, ordered[1:], strict=False))
+    gaps = (Pause(before, after - before) for before, after in pairwise(ordered))
     return max(gaps, key=lambda pause: pause.seconds, default=Pause(ordered[0] if ordered else 0.0, 0.0))
 
 

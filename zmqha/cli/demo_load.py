@@ -1,4 +1,4 @@
-"""The load: producers that send at a steady rate, one consumer, and a ledger of what they saw. Ordinary clients of ``zmqha.connect``."""
+"""The load: producers at a steady rate and one consumer, ordinary clients of ``zmqha.connect``, and a ledger of what they saw."""
 
 import queue
 import random

@@ -10,6 +10,7 @@ from typing import Any, Self
 import zmqha
 from zmqha.cli import contexts, provision
 from zmqha.cli.demo_gateway import Gateway
+from zmqha.cli.demo_interrupt import shielded
 from zmqha.cli.demo_ports import Ports
 from zmqha.cli.demo_relay import HOST, Cable
 from zmqha.cli.demo_server import LogEvent, Server
@@ -60,7 +61,8 @@ class Pair:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.close()
+        with shielded():
+            self.close()
 
     def __getitem__(self, name: str) -> Server:
         return self.servers[name]

@@ -48,7 +48,9 @@ class Scene:
 
 
 class Screen(Protocol):
-    """Where a scene is shown."""
+    """Where a scene is shown. ``draws``: the picture is there already when the run ends."""
+
+    draws: bool
 
     def open(self) -> None: ...
     def say(self, *lines: Line) -> None: ...
@@ -59,6 +61,8 @@ class Screen(Protocol):
 
 class Silent:
     """For ``--json`` and ``--quiet``."""
+
+    draws = False
 
     def open(self) -> None:
         """Nothing."""
@@ -93,6 +97,8 @@ class Plain(Silent):
 class Terminal(Silent):
     """The whole scene, drawn again some times a second. rich is loaded here."""
 
+    draws = True
+
     def __init__(self) -> None:
         from rich.console import Console
 
@@ -117,7 +123,7 @@ class Terminal(Silent):
         from rich.console import Group
 
         told = [moment_line(moment, scene.timeline) for moment in scene.timeline.told()]
-        lines = [*scene.header, *picture(scene), Line(""), *told, *scene.footer]
+        lines = [*(picture(scene) if scene.span else scene.header), Line(""), *told, *scene.footer]
         self._live.update(Group(*(_rich(line) for line in lines)), refresh=True)
 
     def close(self) -> None:
@@ -193,4 +199,3 @@ def _rich(line: Line) -> "Text":
     from rich.text import Text
 
     return Text(line.text, style=line.style, no_wrap=True, overflow="ellipsis")
-

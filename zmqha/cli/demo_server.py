@@ -114,7 +114,8 @@ class Server:
             event = parse_event(line)
             if event is not None:
                 found.append(event)
-            self._told = [*self._told, line if event is None else f"{event.name} {event.fields.get('reason', '')}".strip()][-_TAIL:]
+            words = line if event is None else f"{event.name} {event.fields.get('reason', '')}".strip()
+            self._told = [*self._told, words][-_TAIL:]
         return found
 
     def last_words(self) -> str:
@@ -134,7 +135,7 @@ def parse_event(line: str) -> LogEvent | None:
 
 def _has_ended(pidfd: int) -> bool:
     try:
-        signal.pidfd_send_signal(pidfd, 0)  # type: ignore[arg-type]
+        signal.pidfd_send_signal(pidfd, 0)
     except ProcessLookupError:
         return True
     return False

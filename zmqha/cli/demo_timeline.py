@@ -10,7 +10,9 @@ ROLES = {
     "ha.active": "active", "ha.standalone": "alone", "ha.passive": "passive", "ha.passive_sync": "copying", "ha.waiting": "waiting",
     "server.start": "waiting", "server.exit": "down",
 }  # fmt: skip
-SHOWN = {"active": "ACTIVE", "alone": "STANDALONE", "passive": "PASSIVE", "copying": "PASSIVE_SYNC", "waiting": "WAITING", "down": "down"}
+SHOWN = {
+    "active": "ACTIVE", "alone": "STANDALONE", "passive": "PASSIVE", "copying": "PASSIVE_SYNC", "waiting": "WAITING", "down": "down",
+}  # fmt: skip
 
 
 class Moment(NamedTuple):

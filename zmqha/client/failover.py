@@ -4,7 +4,7 @@
 
     connecting ---- OPENED, epoch not below the highest seen ----> connected
     connected  ---- disconnected / REFUSED / silent / WrongState --> lost          ask every server at once
-    connected  ---- OPENED elsewhere with a higher epoch ---------> connected      the old session is a zombie's
+    connected  ---- OPENED elsewhere with a higher epoch ---------> connected      the old session is a zombie's; asked while silent
     lost       ---- OPENED, epoch not below the highest seen ----> connected      re-send, subscribe again
     any        ---- close ----------------------------------------> closed
 
@@ -23,6 +23,7 @@ from zmqha.core.position import NO_EPOCH, Epoch
 from zmqha.errors import ZmqhaError
 
 SILENT_MS = 1200  # a server that says nothing for this long is asked again; longer than T_DECIDE (750 ms) of the servers
+SUSPECT_MS = 600  # after this much silence the other servers are asked too: whoever serves in a higher epoch gets the session
 PROBE_MS = 400  # while an answer is due, ping after this much silence, so that silence means something
 PING_MS = 1000  # at rest, until the server says otherwise
 FAST_MS = 2000  # after a loss, ask at the fast pace for this long
@@ -194,7 +195,7 @@ class Failover:
         self._ping = self._heartbeat or max(100, opened.ping_ms)
         known.answer = f"active in epoch {epoch}"
         for other in self._servers:
-            other.pause = 0
+            other.pause, other.asked = 0, None
         self._actions.append(Begin(server, opened))
         self._change(State.CONNECTED, f"{opened.server} at {known.name} is active, epoch {epoch}")
 
@@ -241,16 +242,20 @@ class Failover:
             self._servers[server].answer = f"silent for {quiet} ms"
             self._lose(now, f"{self._servers[server].name}: silent for {quiet} ms")
             return
+        if self._probed is not None and quiet >= SUSPECT_MS:
+            self._ask(now, but=server)
         at_rest = now - min(self._heard, self._sent) >= self._ping
         if self._probed is None and (at_rest or (busy and quiet >= PROBE_MS)):
             self._probed = self._sent = now
             self._actions.append(Probe(server))
 
     def _search(self, now: int) -> None:
-        if self.session is not None or self.state is State.CLOSED:
-            return
+        if self.session is None and self.state is not State.CLOSED:
+            self._ask(now)
+
+    def _ask(self, now: int, but: int | None = None) -> None:
         for at, known in enumerate(self._servers):
-            if not known.connected:
+            if not known.connected or at == but:
                 continue
             if known.asked is not None and now - known.asked >= SILENT_MS:
                 self._forget_connection(at)
@@ -282,13 +287,16 @@ class Failover:
             ]
             return max(now, min(times, default=now + PING_MS))
         if self._probed is not None:
-            return max(self._probed + SILENT_MS - PROBE_MS, self._heard + SILENT_MS)
+            lost = max(self._probed + SILENT_MS - PROBE_MS, self._heard + SILENT_MS)
+            others = [known for at, known in enumerate(self._servers) if at != self.session and known.connected]
+            asks = [known.ask_at for known in others if known.asked is None]
+            return min(lost, max(self._heard + SUSPECT_MS, now + 1, min(asks))) if asks else lost
         at = min(self._heard, self._sent) + self._ping
         return min(at, self._heard + PROBE_MS) if busy else at
 
     def _pause(self, known: Server, now: int) -> int:
         """Milliseconds before this server is asked again."""
-        if now - self.since < FAST_MS:
+        if now - self.since < FAST_MS or self._probed is not None:
             return self._rng.randint(self._minimum, min(2 * self._minimum, self._maximum))
         known.pause = min(self._maximum, max(2 * self._minimum, 2 * known.pause))
         return self._rng.randint((known.pause + 1) // 2, known.pause)

@@ -19,6 +19,7 @@ class Path:
     heard_ms: int = LONG_AGO  # anything received
     contact_ms: int = LONG_AGO  # own send time of the newest echoed Beat
     reset_ms: int = LONG_AGO  # last rebuild of the socket
+    seq: int = 0  # newest Beat of the peer's session that came on this path
 
 
 @dataclass(slots=True)
@@ -81,7 +82,7 @@ class Contact:
             self.opened_ms = now_ms
             self.unbroken_since_ms = LONG_AGO
             for each in self.paths:
-                each.contact_ms = LONG_AGO
+                each.contact_ms, each.seq = LONG_AGO, 0
         if self.hello is None or hello.number > self.hello.number:
             self.hello = hello
         self.paths[path].heard_ms = now_ms
@@ -91,7 +92,10 @@ class Contact:
         """Take a Beat of the known session; True if its facts are news."""
         if beat.session != self.peer_session:
             return False
-        self.paths[path].heard_ms = now_ms
+        where = self.paths[path]
+        if beat.seq <= where.seq:
+            return False  # the same by datagram, or an old one again: not a sign of life
+        where.seq, where.heard_ms = beat.seq, now_ms
         if self.beat is not None and beat.seq <= self.beat.seq:
             return False
         self.beat = beat

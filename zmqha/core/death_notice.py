@@ -12,7 +12,7 @@ import hashlib
 import hmac
 import struct
 
-DATAGRAM_BYTES_MAX = 512  # more than any notice; below every MTU
+DATAGRAM_BYTES_MAX = 1200  # more than any notice, or Beat (beat_notice); below every MTU
 ID_BYTES_MAX = 200
 
 _MAGIC = b"ZHAD"

@@ -149,6 +149,9 @@ class HA(Acts):
             if self.gap_seen or self.peer_state() is not State.STANDALONE:
                 self.fall(now_ms, "the active was lost before the copy began")
             else:
+                self.source_session = self.contact.peer_session
+                assert self.contact.beat is not None
+                self.source_epoch = self.contact.beat.epoch
                 self.enter(State.PASSIVE_SYNC, "copying from the active", now_ms)
         elif step is Step.ACCEPT:
             assert self.accepting is not None

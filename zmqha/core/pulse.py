@@ -71,7 +71,9 @@ class Pulse:
         if now_ms >= self._probe_ms + self._probe_period_ms(now_ms):
             self.probe_now(now_ms)
         for index, path in enumerate(self.contact.paths):
-            deaf = now_ms - path.heard_ms > self.timers.lost_ms or now_ms - path.contact_ms > RESET_PERIOD_MS
+            # A new session, own or the peer's, begins without contact; the connection that brought it is well.
+            contact_ms = max(path.contact_ms, self.contact.opened_ms)
+            deaf = now_ms - path.heard_ms > self.timers.lost_ms or now_ms - contact_ms > RESET_PERIOD_MS
             if deaf and now_ms - path.reset_ms > RESET_PERIOD_MS:
                 self.reset(index, now_ms)
 

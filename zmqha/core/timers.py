@@ -12,6 +12,7 @@ FAST_BEAT_MS = 50  # heartbeat period while contact is older than fresh_ms: a sh
 SLACK_MS = 300  # three gateway answers must fit between fresh_ms and decide_ms
 HAND_OVER_MS = 2000  # T12: how long a leaving server waits for its last acknowledgement and for the other to serve
 T20_PAUSE_MS = 60_000  # T20: at most one hand-over for a silent gateway in this time
+REJOIN_MS = 2000  # until both ends have rebuilt a path after a cut: RESET_PERIOD_MS, an unanswered SYN, a pause
 CALM_MS = 600_000  # after this long without a flap the link counts as calm again
 FLAP_MS_MAX = 60_000  # cap of the doubling flap_stable_ms
 COPY_SLOW_MS = 15_000  # likewise slow_ms while a full copy runs: its flushes are longer, and nobody waits for them

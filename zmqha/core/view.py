@@ -20,9 +20,9 @@ from zmqha.core.peer_protocol import (
     State,
     Sub,
 )
-from zmqha.core.position import NOWHERE, Epoch, Fork, Lineage, Position, fork
+from zmqha.core.position import NO_EPOCH, NOWHERE, Epoch, Fork, Lineage, Position, fork
 from zmqha.core.pulse import Pulse
-from zmqha.core.timers import HAND_OVER_MS, T20_PAUSE_MS, Timers
+from zmqha.core.timers import HAND_OVER_MS, REJOIN_MS, T20_PAUSE_MS, Timers
 from zmqha.core.vote import Vote
 
 SERVING = (State.ACTIVE, State.STANDALONE)
@@ -108,6 +108,8 @@ class View:
         self.dead_since_ms: int | None = None
         self.accepting: Position | None = None
         self.accept_session = NO_SESSION
+        self.source_session = NO_SESSION  # PASSIVE_SYNC: the peer's session that feeds this node
+        self.source_epoch = NO_EPOCH  # and the lone epoch in which it began to
         self.lost_session = NO_SESSION  # the peer's session at the last loss of contact: a flap if it is heard again
         self.flap_need_ms = timers.flap_stable_ms
         self.stable_need_ms = timers.stable_ms
@@ -204,9 +206,18 @@ class View:
             self.right
             and self.leaving is None
             and self.age(now_ms) > self.timers.decide_ms
+            and self.lan_settled(now_ms)
             and self.silent(now_ms)
             and self.vote.answers_since(self.contact.since_ms) >= ANSWERS_NEEDED
         )
+
+    def lan_settled(self, now_ms: int) -> bool:
+        """Have the own answers been unbroken for so long that the LAN path would be connected again if the peer were there.
+
+        Without this A1 is false for a while after every LAN cut: the gateway answers both servers at once, TCP needs seconds.
+        """
+        failed_ms = self.vote.last_failed_ms
+        return failed_ms is None or now_ms - failed_ms > REJOIN_MS + self.timers.decide_ms
 
     def death_proven(self, now_ms: int) -> bool:
         """T8e."""
@@ -290,7 +301,11 @@ class View:
         if self.age(now_ms) > self.timers.decide_ms + self.timers.silent_ms:
             return True
         peer = self.contact.beat
-        return peer is not None and peer.state not in SERVING
+        if peer is None or self.contact.peer_session != self.source_session:
+            return self.contact.peer_session != self.source_session
+        # It gave up pairing and went on alone: it feeds nobody any more.
+        went_on = peer.state is State.STANDALONE and peer.epoch != self.source_epoch
+        return peer.state not in SERVING or went_on
 
     def pair_ready(self, now_ms: int) -> bool:
         """T14: the peer streams within the window and the link has been stable."""
@@ -339,15 +354,16 @@ class View:
         return bool(self.identity.peer_id) and gone and self.vote.silent_for(now_ms, self.started_ms) > t_iso
 
     def cut_off_from_clients(self, now_ms: int) -> bool:
-        """T20."""
-        peer = self.contact.beat
+        """T20. The own silence is older than any answer the peer may still speak of: both ask the same gateway, not in step."""
+        peer, timers = self.contact.beat, self.timers
+        patience_ms = timers.isolated_ms + timers.probe_idle_ms + timers.probe_timeout_ms + timers.heartbeat_ms
         return (
             self.leaving is None
             and self.granted
             and peer is not None
             and peer.gateway is True
             and self.fresh(now_ms)
-            and self.vote.silent_for(now_ms, self.started_ms) > self.timers.isolated_ms
+            and self.vote.silent_for(now_ms, self.started_ms) > patience_ms
             and now_ms - self.handed_over_ms > T20_PAUSE_MS
         )
 

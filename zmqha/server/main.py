@@ -34,6 +34,7 @@ from zmqha.store.node_state import STATE_FILE, NodeState
 from zmqha.store.writer import StoreThread
 from zmqha.transport.bulk import BulkFollower, BulkSource
 from zmqha.transport.clients import Clients
+from zmqha.transport.datagrams import Datagrams
 from zmqha.transport.gateway import Prober
 from zmqha.transport.mailbox import Mailbox
 from zmqha.transport.peer_link import PeerLink
@@ -168,7 +169,9 @@ def open_network(config: Config, keyring: Keyring, where: Context) -> Network:
     ]
     source = BulkSource(where, [route.here.bulk.tcp for route in routes], own)
     listener = DeathListener([(route.here.host, route.here.port) for route in routes])
-    return Network(gate, clients, routes, links, source, BulkFollower(where, own, peer_key), listener, open_prober(config))
+    follower = BulkFollower(where, own, peer_key)
+    datagrams = Datagrams([(route.there.host, route.there.port) for route in routes])
+    return Network(gate, clients, routes, links, source, follower, listener, open_prober(config), datagrams)
 
 
 def open_prober(config: Config) -> Prober:

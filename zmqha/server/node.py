@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import zmq
 
-from zmqha.core import death_notice, limits
+from zmqha.core import beat_notice, death_notice, limits
 from zmqha.core.actions import (
     Action,
     ConnectBulk,
@@ -25,13 +25,14 @@ from zmqha.core.actions import (
 )
 from zmqha.core.broker import Broker
 from zmqha.core.events import BulkIn, ClientGone, ClientIn, ControlIn, DeathNotice, Event, Probed, StoreBeat
-from zmqha.core.peer_protocol import decode_bulk, decode_control, encode
+from zmqha.core.peer_protocol import Beat, decode_bulk, decode_control, encode
 from zmqha.core.timers import STORE_STUCK_MS
 from zmqha.errors import ProtocolError
 from zmqha.server.config import Route
-from zmqha.store.writer import StoreThread
+from zmqha.store.writer import Space, StoreThread
 from zmqha.transport.bulk import BulkFollower, BulkSource
 from zmqha.transport.clients import Clients, Sent
+from zmqha.transport.datagrams import Datagrams
 from zmqha.transport.gateway import Prober
 from zmqha.transport.mailbox import Mailbox
 from zmqha.transport.peer_link import PeerLink
@@ -59,6 +60,7 @@ class Network:
         follower: BulkFollower | None,
         listener: DeathListener | None,
         prober: Prober | None,
+        datagrams: Datagrams | None = None,
     ) -> None:
         self.gate = gate
         self.clients = clients
@@ -68,10 +70,12 @@ class Network:
         self.follower = follower
         self.listener = listener
         self.prober = prober
+        self.datagrams = datagrams
 
     def close(self) -> None:
         """At the end of the process."""
-        for part in (self.clients, *self.links, self.source, self.follower, self.listener, self.prober, self.gate):
+        peer = (*self.links, self.source, self.follower, self.listener, self.datagrams)
+        for part in (self.clients, *peer, self.prober, self.gate):
             if part is not None:
                 part.close()
 
@@ -98,9 +102,11 @@ class Node:
         self.exit_code: int | None = None
         self._on_signal = on_signal
         self._later: list[Event] = []
+        self._unreachable: set[bytes] = set()  # clients to whom a send of this turn failed
         self._faults_told = 0
         self._fault_line_ms = 0
         self._store_look_ms = 0
+        self._space_seen: Space | None = None
         self._store_seen = (0, clock_ms())  # (progress, when it last moved)
         self._peer_faults = 0
 
@@ -174,13 +180,20 @@ class Node:
             gate.receive()
         if listener is not None and not ready.isdisjoint(listener.fds):
             for datagram in listener.receive():
-                found = death_notice.verify(datagram, self.secret, self.broker.ha.identity.cluster_id)
-                if found is not None:
-                    self.broker.receive(DeathNotice(*found), now_ms)
+                self._datagram_in(datagram, now_ms)
         if prober is not None:
             prober.tick(now_ms)
             for probe in prober.take():
                 self.broker.receive(Probed(probe.sent_ms, probe.ok), now_ms)
+
+    def _datagram_in(self, datagram: bytes, now_ms: int) -> None:
+        cluster = self.broker.ha.identity.cluster_id
+        dead = death_notice.verify(datagram, self.secret, cluster)
+        beat = None if dead else beat_notice.verify(datagram, self.secret, cluster)
+        if dead is not None:
+            self.broker.receive(DeathNotice(*dead), now_ms)
+        elif beat is not None and beat[0] < len(self.network.links):
+            self.broker.receive(ControlIn(*beat), now_ms)
 
     def _bulk_in(self, sender: bytes | None, frames: list[bytes], now_ms: int) -> None:
         try:
@@ -196,7 +209,7 @@ class Node:
         later, self._later = self._later, []
         for event in later:
             self.broker.receive(event, now_ms)
-        if now_ms - self._store_look_ms >= STORE_LOOK_MS:
+        if now_ms - self._store_look_ms >= STORE_LOOK_MS or self.store.space is not self._space_seen:
             self._store_look_ms = now_ms
             self._look_at_store(now_ms)
 
@@ -208,7 +221,8 @@ class Node:
         elif now_ms - self._store_seen[1] > STORE_STUCK_MS:
             log.critical("store.stuck for_ms=%d", now_ms - self._store_seen[1])
             self._end_now(1)
-        self.broker.receive(StoreBeat(progress, busy, *self.store.space), now_ms)
+        self._space_seen = self.store.space
+        self.broker.receive(StoreBeat(progress, busy, *self._space_seen), now_ms)
 
     def _hear_clients(self, ready: set[Waitable], now_ms: int) -> None:
         clients = self.network.clients
@@ -220,6 +234,7 @@ class Node:
     # --- actions out --------------------------------------------------------------------------------------------------------
 
     def _carry_out(self, now_ms: int) -> None:
+        self._unreachable.clear()
         for action in self.broker.take_actions():
             self._do(action, now_ms)
 
@@ -227,7 +242,9 @@ class Node:
         network = self.network
         match action:
             case SendToClient(client, frames):
-                if network.clients.send(client, frames) is not Sent.OK:
+                # After a message that did not go out, later ones must not either: a client would see a gap in the order.
+                if client not in self._unreachable and network.clients.send(client, frames) is not Sent.OK:
+                    self._unreachable.add(client)
                     self._later.append(ClientGone(client))
             case SendBulk(to, message, frames):
                 wire = [encode(message), *frames]
@@ -239,6 +256,8 @@ class Node:
                 frame = encode(message)
                 for link in network.links if path is None else [network.links[path]]:
                     link.send(frame)
+                if isinstance(message, Beat) and not self.broker.ha.fresh(now_ms):
+                    self._send_datagrams(frame)
             case ResetPath(path):
                 network.links[path].rebuild(now_ms)
             case ConnectBulk(path):
@@ -257,6 +276,16 @@ class Node:
                 self.exit_code = code
             case _:
                 self.store.put(action)
+
+    def _send_datagrams(self, frame: bytes) -> None:
+        """A Beat on every path without TCP, which may be mute (see ``core.beat_notice``)."""
+        datagrams = self.network.datagrams
+        if datagrams is None:
+            return
+        for path in range(len(self.network.links)):
+            datagram = beat_notice.encode(self.broker.ha.identity.cluster_id, path, frame, self.secret)
+            if datagram is not None:
+                datagrams.send(path, datagram)
 
     # --- the rest -----------------------------------------------------------------------------------------------------------
 

@@ -199,9 +199,13 @@ class LmdbStore:
     # --- for people ---------------------------------------------------------------------------------------------------------
 
     @property
-    def used_bytes(self) -> int:
-        """Size of the file as far as it is used."""
+    def file_bytes(self) -> int:
+        """Size of the file as far as it was ever used; it never shrinks."""
         return (self._meta.last_pg + 1) * self._meta.psize
+
+    def reusable_bytes(self) -> int:
+        """Room inside the file: pages that hold nothing any more."""
+        return self._reader.free_pages(self._meta) * self._meta.psize
 
 
 def open_environment(path: Path, *, map_bytes: int, readonly: bool = False) -> lmdb.Environment:

@@ -77,6 +77,10 @@ class PageReader:
             return None
         return self.ship(epoch, Position(epoch, old.txnid, base_chain), old, new).position
 
+    def free_pages(self, meta: Meta) -> int:
+        """How many pages of the file a snapshot does not use."""
+        return lmdb_page.free_count(self._reaching(meta), meta)
+
     def live_runs(self, meta: Meta) -> list[tuple[int, int]]:
         """Pages in use by a snapshot, for a full copy."""
         return lmdb_page.live_runs(self._reaching(meta), meta)

@@ -60,6 +60,7 @@ log = logging.getLogger("zmqha.store")
 
 APPLY_BYTES = limits.MIB  # applied between two looks at the mailbox
 MEASURE_S = 0.5  # how often the free space is asked for
+MEASURE_BYTES = 2 * limits.MIB  # and after this much was committed: a fast disk fills quickly
 JOURNAL_BYTES_MAX = 4 * limits.MIB  # chunks that share one fdatasync
 
 
@@ -67,8 +68,8 @@ class Space(NamedTuple):
     """What is left on the disk under the store."""
 
     free_share: float
-    free_bytes: int
-    used_bytes: int  # of the store's file
+    free_bytes: int  # of the file system, and inside the store's file, which never shrinks
+    used_bytes: int  # of the store's file, without what is free inside it
 
 
 class StoreThread(threading.Thread):
@@ -97,6 +98,7 @@ class StoreThread(threading.Thread):
         self._unflushed = 0
         self._applying = False
         self._measured_s = 0.0
+        self._unmeasured_bytes = 0  # committed since
 
     def put(self, action: StoreAction) -> None:
         """Called by the reactor."""
@@ -206,6 +208,7 @@ class StoreThread(threading.Thread):
             return
         if action.solo:
             self._store.sync()
+        self._unmeasured_bytes += shipment.size
         crash_point("after_local_commit")
         self._report(Committed(action.work.number, shipment, None))
 
@@ -334,7 +337,10 @@ class StoreThread(threading.Thread):
             self._store = None
         if self._replica is not None:
             self._unflushed = self._unflushed_bytes = 0
-            self._replica.settle()
+            try:
+                self._replica.settle()
+            except StoreFull as error:  # what is durable and not applied stays in the journal
+                log.error("store.full %s", error.cause or error.what)
             self._close_replica()
         if self._target is not None:
             self._target.abandon()
@@ -343,6 +349,10 @@ class StoreThread(threading.Thread):
             self._set_store_aside()
         try:
             self._report(self._inspect())
+        except StoreFull as error:
+            self._position = None
+            fault = f"the disk is full and the journal cannot be applied to the store ({error.cause or error.what})"
+            self._report(Inspected(True, NOWHERE, (), 0, fault))
         except StoreDamaged as error:
             kept = self._set_store_aside()
             log.error("store.damaged %s (kept as %s)", error.what, kept)
@@ -387,12 +397,14 @@ class StoreThread(threading.Thread):
 
     def _measure_space(self) -> None:
         now_s = time.monotonic()
-        if now_s - self._measured_s < MEASURE_S:
+        if now_s - self._measured_s < MEASURE_S and self._unmeasured_bytes < MEASURE_BYTES:
             return
-        self._measured_s = now_s
+        self._measured_s, self._unmeasured_bytes = now_s, 0
         place = os.statvfs(self._directory)
-        used = self._store.used_bytes if self._store is not None else 0
-        self.space = Space(place.f_bavail / max(1, place.f_blocks), place.f_bavail * place.f_frsize, used)
+        room = self._store.reusable_bytes() if self._store is not None else 0
+        used = self._store.file_bytes - room if self._store is not None else 0
+        free = place.f_bavail * place.f_frsize + room
+        self.space = Space(min(1.0, free / max(1, place.f_blocks * place.f_frsize)), free, used)
 
     def _close_all(self) -> None:
         if self._store is not None:

@@ -91,7 +91,8 @@ def _resolve(address: Address) -> tuple[int, tuple[object, ...]]:
 
 
 class DeathListener:
-    """UDP on the peer port of every own address. Hands over datagrams unread; ``core.death_notice`` tells the true ones."""
+    """UDP on the peer port of every own address. Hands over datagrams unread; ``core.death_notice`` and ``beat_notice`` tell the
+    true ones."""
 
     def __init__(self, addresses: Iterable[Address]) -> None:
         """An address that this machine does not have yet will do. Raises ConfigError if one is taken."""

@@ -1,0 +1,37 @@
+"""Directed stories that need an eye for the right millisecond."""
+
+from tests.sim.cluster import Cluster
+from tests.sim.violation import Violation
+from zmqha.core.peer_protocol import State
+
+
+def stale_grant() -> None:
+    """A grant sits in a frozen server's buffer while its sender goes on alone and dies.
+
+    b holds everything and is stopped just before it reads the grant. a goes STANDALONE, confirms alone and is killed; its notice waits
+    for b too. If b obeyed the grant and then the notice, it would serve without what a confirmed.
+    """
+    cluster = Cluster(3, delays=2)
+    a, b = cluster.a, cluster.b
+    cluster.datagrams = False  # the Beats that say STANDALONE would give it away
+    cluster.start()
+
+    def granted() -> bool:
+        process = b.process
+        if process is None or a.process is None:
+            return False
+        ha = process.broker.ha
+        return ha.state is State.PASSIVE_SYNC and a.process.broker.ha.state is State.ACTIVE and ha.position == a.process.broker.ha.position
+
+    cluster.run_until(granted, 20_000, "b holds everything", step_ms=1)
+    b.freeze(3000)
+    cluster.run_until(lambda: _state(cluster) is State.STANDALONE, 1500, "a goes on alone")
+    cluster.run(1000)
+    a.kill(notice=True)
+    cluster.run(6000)
+    if b.process is None or b.process.broker.ha.state not in (State.WAITING, State.PASSIVE_SYNC):
+        raise cluster.explain(Violation("the frozen server took over"))
+
+
+def _state(cluster: Cluster) -> State | None:
+    return cluster.a.process.broker.ha.state if cluster.a.process is not None else None

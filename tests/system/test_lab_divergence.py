@@ -1,0 +1,38 @@
+"""Assumption A1 broken on purpose: the two cannot talk at all, yet both reach the gateway, so both serve. It must be noticed."""
+
+import time
+
+import pytest
+
+from tests.system.lab import lab, other
+from tests.system.lab_history import both_serve
+
+pytestmark = pytest.mark.lab
+
+
+def test_two_actives_are_noticed_when_they_meet_and_the_loser_waits_for_the_operator() -> None:
+    with lab() as net_lab:
+        net_lab.net.cut_peer_silently()
+        net_lab.net.cut_lan_between()
+        for name in ("a", "b"):
+            net_lab.wait_state(name, "STANDALONE", 5)
+        net_lab.wait(lambda: all(net_lab.last_confirm(name, time.monotonic()) > -0.3 for name in ("a", "b")), "lone confirms")
+        net_lab.stay(0.5)
+        found = both_serve(net_lab.histories["a"].read(), net_lab.histories["b"].read())
+        assert found  # the lab sees what it must never see elsewhere
+        healed = time.monotonic()
+        net_lab.net.heal()
+
+        def loser() -> str:
+            return next((name for name in ("a", "b") if net_lab.row(name).get("standing") == "behind"), "")
+
+        net_lab.note("noticed after, s", net_lab.wait(lambda: bool(loser()), "a loser", 5))
+        stopped = loser()
+        net_lab.wait(lambda: "resync --discard-own" in net_lab.row(stopped).get("sentence", ""), "the cure", 5)
+        net_lab.stay(1.5)
+        assert net_lab.state(stopped) == "WAITING"
+        assert net_lab.state(other(stopped)) == "STANDALONE"
+        net_lab.admin(stopped, "resync", discard_own=True)
+        net_lab.note("in sync after resync, s", net_lab.wait_in_sync(20))
+        net_lab.note("since healing, s", time.monotonic() - healed)
+        assert net_lab.active() == other(stopped)
