@@ -1,7 +1,7 @@
 """The store alone, without sockets and without a second process: what one group commit costs, stage by stage.
 
 commit_us    LmdbStore.commit: transaction, one fdatasync, pages found and packed
-ship_us      the last part of it alone: PageReader.ship (pages that changed, holes left out, checksums, chain digest)
+ship_us      the last part of it, repeated at once: PageReader.ship (pages that changed, holes left out, checksums, chain digest)
 take_us      the passive: Replica.take (checks, one record into the journal, not durable)
 flush_us     the passive: Replica.flush (one fdatasync of the journal)
 apply_us     the passive, after the acknowledgement: pages into the store's file
@@ -113,7 +113,7 @@ def _commit(store: LmdbStore, work: Work, times: dict[str, list[float]]) -> Ship
     begun = time.perf_counter_ns()
     ship = store.commit(work, EPOCH, 0)
     committed = time.perf_counter_ns()
-    store.reader.ship(EPOCH, base, old, store.meta)  # the same again, alone
+    store.reader.ship(EPOCH, base, old, store.meta)  # the same again: a lower bound, its pages are mapped and in the cache
     times["commit_us"].append((committed - begun) / 1000)
     times["ship_us"].append((time.perf_counter_ns() - committed) / 1000)
     return ship

@@ -125,7 +125,7 @@ class DestinationInUse(ZmqhaError):
 
 
 class ProtocolError(ZmqhaError):
-    """The other side broke the wire grammar; its session is closed, the server goes on."""
+    """The other side broke the wire grammar; what it sent is refused, a session that does it is closed, the server goes on."""
 
     code = "ZHA-301"
 

@@ -102,9 +102,9 @@ def test_destruction_without_a_terminal_needs_yes(run: Run, pair: Pair) -> None:
 
 
 def test_send_one_body(run: Run, pair: Pair) -> None:
-    outcome = run("send", "orders", "hällo", "--priority", "7", "--ttl", "60")
+    outcome = run("send", "orders", "hällo")
 
-    assert pair.sent == [("orders", "hällo".encode(), {"priority": 7, "ttl": 60.0})]
+    assert pair.sent == [("orders", "hällo".encode(), {})]
     assert (outcome.code, outcome.out) == (0, "") and "1 message to orders" in outcome.err
 
 

@@ -131,13 +131,13 @@ def test_connecting_to_a_pair_that_starts_later_works(store, servers):
 
 def test_what_is_sent_arrives_with_everything_that_was_said_about_it(pair):
     with zmqha.connect(url(*pair)) as client:
-        receipt = client.send("q", {"id": 7}, properties={"to": "plant", "n": 1}, priority=9, ttl=60)
+        receipt = client.send("q", {"id": 7}, properties={"to": "plant", "n": 1})
         assert receipt.durability is Durability.BOTH_DISKS
         client.send("q", "grüße")
         client.send("q", b"\0\1")
         first, second, third = list(client.consume("q", timeout=0.3))
-        assert (first.json(), first.properties, first.priority) == ({"id": 7}, {"to": "plant", "n": 1}, 9)
-        assert 59 < first.expires - first.timestamp < 61
+        assert (first.json(), first.properties, first.priority) == ({"id": 7}, {"to": "plant", "n": 1}, 4)
+        assert first.expires is None
         assert abs(first.timestamp - time.time()) < 5
         assert (first.destination, first.id, first.delivery_count, first.redelivered) == ("q", "q@0", 1, False)
         assert (second.text(), second.content_type, second.expires) == ("grüße", "text/plain", None)
@@ -202,8 +202,9 @@ def test_pipelined_refusals_hit_exactly_their_messages(pair, store):
     with zmqha.connect(url(*pair)) as client:
         a.freeze()
         handles = []
-        for number in range(30):  # priorities differ: every message is a batch of its own, eight in flight
-            handles.append(client.send_nowait("q", b"%d" % number, priority=number % 2))
+        bodies = [b"%d" % number + bytes(300_000) for number in range(30)]
+        for body in bodies:  # two do not fit: every message is a batch of its own, eight in flight
+            handles.append(client.send_nowait("q", body))
         a.refuse_sends.extend([QueueFull("full")] * 2)
         a.silent = False
         outcomes = []
@@ -214,7 +215,7 @@ def test_pipelined_refusals_hit_exactly_their_messages(pair, store):
             except QueueFull:
                 outcomes.append(False)
     assert outcomes.count(False) == 2
-    assert store.queues["q"].bodies() == [b"%d" % number for number, stored in enumerate(outcomes) if stored]
+    assert store.queues["q"].bodies() == [body for body, stored in zip(bodies, outcomes, strict=True) if stored]
 
 
 @pytest.mark.parametrize(
@@ -222,8 +223,6 @@ def test_pipelined_refusals_hit_exactly_their_messages(pair, store):
     [
         (("bad name", b""), {}, BadName),
         (("q", bytes(9 << 20)), {}, MessageTooLarge),
-        (("q", b""), {"priority": 10}, ValueError),
-        (("q", b""), {"ttl": 0}, ValueError),
         (("q", object()), {}, TypeError),
         (("q", b""), {"properties": {"big": "x" * 70_000}}, MessageTooLarge),
     ],
@@ -580,9 +579,9 @@ def test_curve_works_with_the_right_key_and_says_what_is_wrong_otherwise(store, 
     options = {"curve_server_key": public.decode(), "curve_key_file": str(tmp_path / "client.key_secret")}
     with zmqha.connect(url(server), **options) as client:
         client.send("q", b"secret")
-    with pytest.raises(ConnectionLost) as error:
+    with pytest.raises((ConnectionLost, AccessDenied)) as error:
         zmqha.connect(url(server), connect_timeout=0.3)
-    assert "handshake" in error.value.cause or "no connection" in error.value.cause
+    assert any(words in error.value.cause for words in ("handshake", "no connection", "does not accept this client's key"))
     with pytest.raises(UrlError):
         zmqha.connect(url(server), **(options | {"curve_key_file": str(tmp_path / "nothing")}))
     with pytest.raises(UrlError):

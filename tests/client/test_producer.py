@@ -17,7 +17,7 @@ def record(number: int) -> bytes:
 
 
 def add(stream, *numbers, priority=4):
-    return [stream.add(record(number), 0, priority, 0) for number in numbers]
+    return [stream.add(record(number), 0, priority) for number in numbers]
 
 
 def heads(batches):

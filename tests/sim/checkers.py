@@ -30,6 +30,7 @@ class Checkers:
         self.new_promise_ms = 0  # when the newest one was made
         self.roles: list[tuple[int, str, str, int, str]] = []  # (ms, node, state, epoch, reason), at each change
         self._cluster = cluster
+        self._granted = {"a": False, "b": False}
 
     # --- called by the simulation -------------------------------------------------------------------------------------------
 
@@ -58,7 +59,10 @@ class Checkers:
 
     def role(self, process: "Process") -> None:
         """A role, step, epoch or right changed."""
-        ha, disk = process.broker.ha, process.machine.disk
+        ha, disk, other = process.broker.ha, process.machine.disk, process.machine.peer
+        if ha.granted and not self._granted[process.machine.name]:
+            self._cluster.settled_generation[other.name] = other.disk.generation  # this very disk took the grant
+        self._granted[process.machine.name] = ha.granted
         self._cluster.tell(process.machine, f"step={ha.step.name} right={ha.right:d} granted={ha.granted:d} ({ha.reason})")
         if ha.step is Step.NONE:
             row = (process.machine.name, ha.state.value, ha.epoch.counter)
@@ -91,10 +95,21 @@ class Checkers:
         held = last(other.disk.synced).get(producer, 0)
         if ha.state is State.STANDALONE and last(machine.disk.synced).get(producer, 0) < sequence:
             raise Violation(f"{what}, alone, and it is not durable (O5)")
-        if new and ha.state is State.ACTIVE and held < sequence and other.disk.generation == cluster.settled_generation[other.name]:
+        if (
+            new
+            and ha.state is State.ACTIVE
+            and held < sequence
+            and other.disk.generation == cluster.settled_generation[other.name]
+        ):
             raise Violation(f"{what}, paired, and the peer's disk does not hold it (O5)")
         theirs = other.process.broker.ha if other.process is not None else None
-        if theirs is not None and theirs.state in SERVING and theirs.step is Step.NONE and theirs.epoch > ha.epoch and held < sequence:
+        if (
+            theirs is not None
+            and theirs.state in SERVING
+            and theirs.step is Step.NONE
+            and theirs.epoch > ha.epoch
+            and held < sequence
+        ):
             raise Violation(f"{what}, while {other.name} serves under epoch {theirs.epoch} without it (I1, I4)")
 
     # --- asked by tests -----------------------------------------------------------------------------------------------------

@@ -47,7 +47,7 @@ class Cluster:
         self.a = Machine(self, "a", primary=True, clock_offset_ms=1_000_000)
         self.b = Machine(self, "b", primary=False, clock_offset_ms=77_000_000)
         self.machines = (self.a, self.b)
-        self.settled_generation = {"a": 0, "b": 0}
+        self.settled_generation = {"a": 0, "b": 0}  # which disk of each machine took part in the newest pairing
         self.checkers = Checkers(self)
         self.producers = [Producer(self, number + 1, Random(self.random.getrandbits(64))) for number in range(producers)]
         self.consumer = Consumer(self, Random(self.random.getrandbits(64))) if consumer else None

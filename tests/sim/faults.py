@@ -175,6 +175,8 @@ class Faults:
             self._kill(each)
 
     def _power(self, machine: Machine) -> None:
+        if machine.peer.disk.position is None:
+            return  # its disk is lost: what only this one has may still be in its cache, and that would be a second failure
         machine.cut_power()
         self._restart(machine, 800, 5000)
 

@@ -14,7 +14,6 @@ class Gateway:
 
     def __init__(self, clock: Clock, cables: Cables, random: Random) -> None:
         self.cables = cables
-        self.probes = 0
         self._clock = clock
         self._random = random
 
@@ -25,7 +24,6 @@ class Gateway:
 
     def probe(self, machine: str, sent_ms: int, report: Callable[[int, bool], None]) -> None:
         """Ask once; ``sent_ms`` is handed back."""
-        self.probes += 1
         if not self.answers(machine):
             self._clock.after(TIMEOUT_MS, report, sent_ms, False)
             return

@@ -12,7 +12,7 @@ from tests.sim.violation import Violation
 from zmqha.core.limits import LINEAGE_ENTRIES
 from zmqha.core.message import read_head
 from zmqha.core.position import GENESIS, NOWHERE, Epoch, Lineage, LineageEntry, Mode, Position
-from zmqha.core.work import StoreImage, Work
+from zmqha.core.work import Work
 
 
 class Txn(NamedTuple):
@@ -76,13 +76,6 @@ class History:
             store.apply(work)
         return store
 
-    def is_ancestor(self, old: Position, new: Position) -> bool:
-        """Does a store at ``new`` contain everything of one at ``old``."""
-        txn = self.at(new)
-        while txn.position.txn > old.txn:
-            txn = self.at(txn.base)
-        return txn.position == old
-
     def _add(self, before: Txn, epoch: Epoch, work: Work | None, lineage: Lineage, peer_high: int, last: dict[int, int]) -> Txn:
         serial = len(self._txns)
         chain = hashlib.sha256(before.position.chain + serial.to_bytes(8, "little")).digest()
@@ -90,8 +83,3 @@ class History:
         txn = Txn(position, before.position, work, lineage, peer_high, last)
         self._txns[chain] = txn
         return txn
-
-
-def image(store: ToyStore) -> StoreImage:
-    """A copy of what the messaging core reads at open (ToyStore's rows are immutable)."""
-    return store.image()

@@ -222,7 +222,9 @@ class Network:
 class Dialler:
     """The connecting side of a socket: tries until it is connected, again and again, as libzmq does."""
 
-    def __init__(self, network: Network, path: int, end: End, accept: Callable[[End, int], Connection | None], peer: Host) -> None:
+    def __init__(
+        self, network: Network, path: int, end: End, accept: Callable[[End, int], Connection | None], peer: Host
+    ) -> None:
         """``accept`` of the other side: a connection, or None (refused)."""
         self.connection: Connection | None = None
         self._network = network

@@ -20,8 +20,8 @@ def stale_grant() -> None:
         process = b.process
         if process is None or a.process is None:
             return False
-        ha = process.broker.ha
-        return ha.state is State.PASSIVE_SYNC and a.process.broker.ha.state is State.ACTIVE and ha.position == a.process.broker.ha.position
+        mine, theirs = process.broker.ha, a.process.broker.ha
+        return (mine.state, theirs.state) == (State.PASSIVE_SYNC, State.ACTIVE) and mine.position == theirs.position
 
     cluster.run_until(granted, 20_000, "b holds everything", step_ms=1)
     b.freeze(3000)

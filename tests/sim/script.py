@@ -65,7 +65,6 @@ def _carry_out(cluster: Cluster, words: list[str]) -> None:
         case ["replace", "disk", name]:
             machine[name].kill(notice=True)
             machine[name].disk.replace()
-            cluster.settled_generation[name] += 1
         case ["cut" | "heal" as verb, "link"]:
             for name in "ab":
                 cables.link[name] += 1 if verb == "cut" else -1

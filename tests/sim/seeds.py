@@ -43,7 +43,9 @@ def settle(cluster: Cluster) -> None:
     for producer in cluster.producers:
         producer.stopped = True
     _pair_again(cluster)
-    cluster.run_until(lambda: all(p.confirmed == p.sent for p in cluster.producers), 8000, "every producer is confirmed", step_ms=50)
+    cluster.run_until(
+        lambda: all(p.confirmed == p.sent for p in cluster.producers), 8000, "every producer is confirmed", step_ms=50
+    )
     cluster.run_until(lambda: _consumed(cluster), CONSUME_MS, "the consumer has every message", step_ms=50)
     cluster.run(1500)
     try:

@@ -66,7 +66,9 @@ class Machine:
         wall_s = WALL_S + self.cluster.clock.now_ms // 1000
         self.disk.facts = facts._replace(incarnation=max(facts.incarnation + 1, wall_s))
         self.process = Process(self, self.disk.facts)
-        self.cluster.tell(self, f"start incarnation={self.disk.facts.incarnation} standing={facts.standing} store={self.disk.position}")
+        self.cluster.tell(
+            self, f"start incarnation={self.disk.facts.incarnation} standing={facts.standing} store={self.disk.position}"
+        )
         self.process.begin()
 
     def kill(self, *, notice: bool) -> None:
@@ -122,7 +124,12 @@ class Process:
         self.incarnation = facts.incarnation
         self.alive = True
         identity = Identity(
-            "cf", machine.name, machine.peer.name, machine.primary, ENDPOINTS[not machine.primary], resume_alone=cluster.resume_alone
+            "cf",
+            machine.name,
+            machine.peer.name,
+            machine.primary,
+            ENDPOINTS[not machine.primary],
+            resume_alone=cluster.resume_alone,
         )
         ha = HA(identity, cluster.timers, facts, Random(cluster.random.getrandbits(64)), machine.own_ms(), gateway=True)
         pair = Pair("sim", "cf", False, "0", identity.client_endpoint, ENDPOINTS[machine.primary], "ping", ("gw",))
@@ -205,7 +212,9 @@ class Process:
             broker.receive(self._stored.popleft(), now_ms)
         if now_ms - self._store_look_ms >= STORE_LOOK_MS:
             self._store_look_ms = now_ms
-            broker.receive(ev.StoreBeat(self.store.progress, self.store.progress != self.store.asked, 1.0, 0 if machine.speed.full else FREE_BYTES, 0), now_ms)
+            free_bytes = 0 if machine.speed.full else FREE_BYTES
+            busy = self.store.progress != self.store.asked
+            broker.receive(ev.StoreBeat(self.store.progress, busy, 1.0, free_bytes, 0), now_ms)
         if broker.reads_clients:
             for _ in range(min(len(self._client_frames), limits.CLIENT_MESSAGES_PER_TURN)):
                 broker.receive(ev.ClientIn(*self._client_frames.popleft()), now_ms)

@@ -190,5 +190,5 @@ def test_without_f2_f3_and_doubt_a_stale_grant_loses_messages(monkeypatch: pytes
     no_gap(monkeypatch)
     always_fresh(monkeypatch)
     guard(monkeypatch, HA.doubtful, never)
-    with pytest.raises(Failed, match="serves alone at .* without message"):
+    with pytest.raises(Failed, match=r"serves alone at .* without message"):
         stale_grant()

@@ -157,7 +157,8 @@ class Net:
 
     def swallow_large_frames(self) -> None:
         """An MTU black hole on the peer link: what is larger than 1000 bytes vanishes."""
-        self.filter("a", "INPUT -i peer -m length --length 1000:65535 -j DROP", "OUTPUT -o peer -m length --length 1000:65535 -j DROP")
+        large = "-m length --length 1000:65535 -j DROP"
+        self.filter("a", f"INPUT -i peer {large}", f"OUTPUT -o peer {large}")
 
     def slow_peer(self, rate: str) -> None:
         """A thin peer link, both ways, with a queue of 400 ms."""

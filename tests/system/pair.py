@@ -84,7 +84,11 @@ class Server:
         command += [str(self.pair.config), self.name]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env={**os.environ, "PYTHONPATH": str(ROOT), **environment}
+                command,
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+                env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
             )
 
     def kill(self) -> None:
@@ -202,7 +206,10 @@ class Pair:
         url = "zmqha://" + ",".join(f"127.0.0.1:{self.ports[name]}" for name in names)
         if not self.curve:
             return url
-        key, file = quote(self.public_key("cluster/client_port"), safe=""), self.directory / "keys" / "client" / "client.key_secret"
+        key, file = (
+            quote(self.public_key("cluster/client_port"), safe=""),
+            self.directory / "keys" / "client" / "client.key_secret",
+        )
         return f"{url}?curve_server_key={key}&curve_key_file={quote(str(file), safe='')}"
 
     def connect(self, **options: Any) -> zmqha.Client:

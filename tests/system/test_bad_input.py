@@ -65,7 +65,12 @@ def throw(port: int, chance: random.Random, times: int) -> None:
     held = []
     for number in range(times):
         connection = socket.create_connection(("127.0.0.1", port), timeout=2)
-        what = (chance.randbytes(chance.randrange(1, 20_000)), b"\xff\0\0\0\0\0\0\0\x01\x7f\x09\x09", b"GET / HTTP/1.1\r\n\r\n", b"")
+        what = (
+            chance.randbytes(chance.randrange(1, 20_000)),
+            b"\xff\0\0\0\0\0\0\0\x01\x7f\x09\x09",
+            b"GET / HTTP/1.1\r\n\r\n",
+            b"",
+        )
         try:
             connection.sendall(what[number % 4])
         except OSError:

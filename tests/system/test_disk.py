@@ -23,7 +23,9 @@ def small_disks(directory: Path, mebibytes: dict[str, int]) -> Iterator[None]:
         for name, size in mebibytes.items():
             place = directory / name / "data"
             place.mkdir(parents=True)
-            done = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}m", "tmpfs", str(place)], capture_output=True, text=True)
+            done = subprocess.run(
+                ["mount", "-t", "tmpfs", "-o", f"size={size}m", "tmpfs", str(place)], capture_output=True, text=True
+            )
             if done.returncode:
                 pytest.skip(f"cannot mount a tmpfs: {done.stderr.strip()}")
             mounted.append(place)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.system.history import gaps_after
+from tests.system.history import Outcome, gaps_after, judge
 from tests.system.load import Producer, Reader, median
 from tests.system.measure import close_history, count, figures
 from tests.system.pair import Pair, pair
@@ -135,7 +135,9 @@ def test_a_killed_passive_is_missed_and_taken_back() -> None:
         assert alone and alone[0] - moment < 1.0
         # node.state is read a little after it was written: the record may be older than the look, never younger than the confirm.
         assert alone[0] > sole_seen - 0.25
-        print(f"the passive killed: SOLE seen after {sole_seen - moment:.3f} s, first lone confirm after {alone[0] - moment:.3f} s")
+        print(
+            f"the passive killed: SOLE seen after {sole_seen - moment:.3f} s, first lone confirm after {alone[0] - moment:.3f} s"
+        )
         both[passive].start()
         both.wait_in_sync()
         producer.wait_confirmed(300)
@@ -169,3 +171,28 @@ def test_a_frozen_passive_never_promotes_itself_and_two_frozen_ones_agree() -> N
             both.wait_in_sync(60)
             producer.wait_confirmed(200)
         close_history(both, [producer], [reader])
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("survivor", ["passive", pytest.param("active", marks=pytest.mark.slow)])
+def test_what_both_disks_confirmed_is_on_either_disk_alone(survivor: str) -> None:
+    """The passive is stopped for a moment, so that nothing more reaches its disk; then both die and one is lost for good."""
+    with pair() as both:
+        producer = Producer(both.url, "p", rate=RATE)
+        producer.wait_confirmed(300)
+        active, passive = both.active(), both.passive()
+        both[passive].freeze()
+        time.sleep(0.3)
+        both[active].freeze()
+        both.kill_both()
+        sent = producer.abandon()
+        assert all(one.durability == 2 for one in sent if one.outcome is Outcome.OK)
+        left = passive if survivor == "passive" else active
+        both[left].start()
+        both.wait(lambda: both.state(left) == "WAITING", "the survivor's answer")
+        both.admin(left, "promote", accept_loss_of_peer=True)
+        reader = Reader(both.url, "r")
+        reader.drain()
+        verdict = judge(sent, reader.stop())
+        print(verdict.explain())
+        verdict.check()

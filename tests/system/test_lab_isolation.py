@@ -35,6 +35,7 @@ def test_an_isolated_active_confirms_nothing_and_is_replaced(how: str) -> None:
             net_lab.net.pull_both("a")
         done_s = time.monotonic() - cut
         net_lab.wait(lambda: net_lab.first_confirm(cut, above=epoch) is not None, "takeover", 5)
+        net_lab.wait(lambda: net_lab.first("b", cut, "STANDALONE") is not None, "a look at it", 5)
         serves_s, confirms_s = net_lab.first("b", cut, "STANDALONE"), net_lab.first_confirm(cut, above=epoch)
         net_lab.note("b serves after, s", serves_s)
         net_lab.note("b confirms after, s", confirms_s)

@@ -34,7 +34,7 @@ def test_a_stale_server_waits_and_the_fresh_one_brings_everything_back() -> None
         stale, fresh = make_stale(both)
         both[stale].start()
         both.wait(lambda: both.state(stale) == "WAITING", "the stale server's answer")
-        end = time.monotonic() + 4
+        end = time.monotonic() + 3
         while time.monotonic() < end:
             assert both.state(stale) == "WAITING"
             time.sleep(0.1)

@@ -51,9 +51,8 @@ def context() -> Iterator[Context]:
 
 
 @pytest.fixture(scope="session")
-def party(tmp_path_factory: pytest.TempPathFactory) -> Party:
-    directory = tmp_path_factory.mktemp("keys")
-    return Party(*(Keys.create(directory, name) for name in Party._fields))
+def party() -> Party:
+    return Party(*(Keys(*zmq.curve_keypair()) for _ in Party._fields))
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ Each server of the URL is asked by itself, and one that does not answer is a fac
 The verbs (ADMIN of ZMQHA/1) and the shapes of their results:
 
     verb        arguments                    result
-    status                                   pair, cluster, single_machine, answering, equal (bool|null), sentence,
+    status                                   pair, cluster, single_machine, answering, equal (bool|null), sentence, needs_operator,
                                              servers: [name, endpoint, role ("Primary"|"Secondary"), state, sub, reason, standing,
                                                epoch, txn, chain (hex16), lag_ms (float|null), lag_txns, free (0..1), contact_ms,
                                                copied (0..1), version],
@@ -16,11 +16,11 @@ The verbs (ADMIN of ZMQHA/1) and the shapes of their results:
     promote     accept_loss_of_peer: true    any record, shown as it is
     resync      discard_own: true            any record, shown as it is
     version                                  version, server; protocol and wall_ms (for the doctor) if known
-    queue.ls                                 [name, messages, ready, unacked, consumers, bytes, max_messages, max_bytes]
+    queue.ls                                 queues: [name, messages, ready, unacked, consumers, bytes, max_messages, max_bytes]
     queue.info  name                         one record of queue.ls, with more fields if the server has them
     queue.add   name, max_messages?, max_bytes?      the record
-    queue.rm    name, force                  any record
-    queue.purge name                         purged
+    queue.rm    name, force                  name, removed (messages)
+    queue.purge name                         name, removed (messages)
 
 queue.*, history and switchover are answered by the active; the others by every server.
 """

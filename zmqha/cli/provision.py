@@ -151,7 +151,7 @@ def _server_toml(plan: Plan, client_key: str, peer_keys: dict[str, str]) -> str:
     single = "true    # both servers on one machine: for trying out, never for work" if plan.single_machine else "false"
     return f"""\
 # zmqha: one file for both machines. Each starts its own block: zmqha server --config FILE --name NAME
-# Every setting with its meaning: docs/configuration.md. Check a change with: zmqha config check FILE
+# Every setting with its meaning: docs/operations.md. Check a change with: zmqha config check FILE
 
 [cluster]
 name = {_text(plan.cluster)}

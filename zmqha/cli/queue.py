@@ -24,7 +24,7 @@ def queue() -> None:
 @pass_invocation
 def ls(invocation: Invocation) -> None:
     """List the queues."""
-    queues = _ask(invocation, "queue.ls")
+    queues = _ask(invocation, "queue.ls")["queues"]
     rows = [tuple(queue.get(field) for field in _FIELDS) for queue in queues]
     invocation.show(f"Queues: {len(queues)}", COLUMNS, rows, queues)
 
@@ -56,7 +56,7 @@ def purge(invocation: Invocation, name: str) -> None:
     """Delete every message of a queue."""
     invocation.confirm(f"every message of queue {name} is deleted, on both servers")
     answer = _ask(invocation, "queue.purge", {"name": name})
-    invocation.result(f"Queue {name}: {answer['purged']} messages deleted.", answer)
+    invocation.result(f"Queue {name}: {answer['removed']} messages deleted.", answer)
 
 
 @queue.command("rm", examples="zmqha queue rm orders\nzmqha queue rm orders --force --yes")

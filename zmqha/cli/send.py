@@ -25,22 +25,19 @@ PROGRESS_S = 0.25
 @click.argument("queue")
 @click.argument("body", required=False)
 @click.option("--lines", is_flag=True, help="Every line of stdin is a message (without its line end).")
-@click.option("--priority", type=click.IntRange(0, 9), metavar="0-9", help="Default 4.")
-@click.option("--ttl", type=click.FloatRange(min=0, min_open=True), metavar="SECS", help="Expires after SECS seconds.")
 @pass_invocation
-def send(invocation: Invocation, queue: str, body: str | None, lines: bool, priority: int | None, ttl: float | None) -> None:
+def send(invocation: Invocation, queue: str, body: str | None, lines: bool) -> None:
     """Send BODY, or stdin, to QUEUE.
 
     Returns when the messages are on both disks (on one while a server runs alone). Survives a failover while it runs.
     """
     if body is not None and lines:
         raise click.UsageError("BODY and --lines exclude each other")
-    options = {key: value for key, value in (("priority", priority), ("ttl", ttl)) if value is not None}
     bodies = iter([body.encode(errors="surrogateescape")]) if body is not None else _bodies(sys.stdin.buffer, lines=lines)
     tally = _Tally(invocation, queue)
     with connect(invocation, on_state=tally.state_changed) as client:
         for one in bodies:
-            tally.sent(client.send_nowait(queue, one, **options))
+            tally.sent(client.send_nowait(queue, one))
         tally.finish()
 
 

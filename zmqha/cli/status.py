@@ -72,8 +72,9 @@ def merged(answers: dict[str, Any]) -> dict[str, Any]:
         else:
             rows.append(row)
     serving = [row["name"] for row in rows if row["state"] in SERVING]
-    if len(serving) != 1:  # the one that serves speaks for both; otherwise each has its own tale
-        notes += [f"{name} says: {view['sentence']}" for name, view in by_name.items() if view is not first]
+    # The one that serves speaks for both, unless the other needs help; where not exactly one serves, each has its own tale.
+    others = [(name, view) for name, view in by_name.items() if view is not first]
+    notes += [f"{name} says: {view['sentence']}" for name, view in others if len(serving) != 1 or view.get("needs_operator")]
     if len(serving) > 1:
         notes.append(f"ALARM: {' and '.join(serving)} both say that they serve.")
     if len({row["chain"] for row in rows}) > len({(row["epoch"], row["txn"]) for row in rows}):

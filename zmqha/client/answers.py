@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from zmqha.core.client_protocol import Failure, Refused
-from zmqha.errors import ConnectionLost, FailoverTimeout, NotActive, ZmqhaError
+from zmqha.errors import AccessDenied, ConnectionLost, FailoverTimeout, NotActive, ZmqhaError
 
 LONG_AGO_MS = -1_000_000
 
@@ -11,7 +11,19 @@ LONG_AGO_MS = -1_000_000
 class Server:
     """What is known about one server."""
 
-    __slots__ = ("answer", "ask_at", "asked", "asked_last", "connected", "failure", "hint", "name", "pause", "refused")
+    __slots__ = (
+        "answer",
+        "ask_at",
+        "asked",
+        "asked_last",
+        "connected",
+        "failure",
+        "hint",
+        "name",
+        "pause",
+        "refused",
+        "retry_at",
+    )
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -19,11 +31,16 @@ class Server:
         self.asked: int | None = None  # when OPEN went out, while it is unanswered
         self.asked_last = LONG_AGO_MS  # when OPEN went out most recently
         self.ask_at = 0  # not before
+        self.retry_at: int | None = None  # make a new connection then: the last handshake failed
         self.pause = 0
         self.refused: Refused | None = None
         self.failure: Failure | None = None
         self.hint = ""  # whom it named as active when it last refused
         self.answer = "no connection"
+
+
+BROKEN = "the connection broke"
+NO_ACCESS = "the server does not accept this client's key (curve_key_file)"
 
 
 def no_session(servers: Sequence[Server], seconds: float, *, connecting: bool) -> ZmqhaError:
@@ -45,6 +62,10 @@ def no_session(servers: Sequence[Server], seconds: float, *, connecting: bool) -
     if any(known.refused for known in servers):
         what = f"no active server among {names} within {seconds:g} s"
         return FailoverTimeout(what, cause=answers, cure="look at `zmqha status`")
+    if any(known.answer == NO_ACCESS for known in servers):
+        return AccessDenied(
+            f"no access to {names}", cause=answers, cure="add this client's public key to security.client_keys on both servers"
+        )
     kind = ConnectionLost if connecting else FailoverTimeout
     cure = "check that the servers run, the addresses, and the keys (curve_server_key, curve_key_file)"
     return kind(f"no answer from {names} within {seconds:g} s", cause=answers, cure=cure)

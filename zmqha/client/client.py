@@ -11,13 +11,13 @@ from typing import Any, Self
 from zmqha.client.actions import State
 from zmqha.client.engine import Engine, OnState, clock_ms
 from zmqha.client.handle import Handle, outcome, wait_for
-from zmqha.client.message import Properties, check_priority, make_record
+from zmqha.client.message import Properties, make_record
 from zmqha.client.producer import Batch, Receipt
 from zmqha.client.receiver import Consumer, open_consumer
 from zmqha.client.session import WAITING_BYTES_MAX, WAITING_MESSAGES_MAX, again
 from zmqha.client.url import Url, default_url, parse
 from zmqha.core.client_protocol import Durability
-from zmqha.core.message import PRIORITY_DEFAULT, check_name
+from zmqha.core.message import check_name
 from zmqha.errors import ConnectionLost, UrlError, WrongState
 
 _NS_PER_MS = 1_000_000
@@ -93,16 +93,15 @@ class Client:
         body: object,
         *,
         properties: Properties | None = None,
-        priority: int = PRIORITY_DEFAULT,
-        ttl: float | None = None,
         timeout: float | None = None,
     ) -> Receipt:
         """Send one message and wait until it is safe, through a failover if there is one.
 
-        ``body``: bytes, str, or anything JSON can say; ``ttl`` and ``timeout`` in seconds. Raises NoSuchDestination, QueueFull,
-        MessageTooLarge, NoSpace, OutcomeUnknown (``timeout``), FailoverTimeout (no active server for ``failover_timeout``).
+        ``body``: bytes, str, or anything JSON can say; ``timeout`` in seconds. The queue is created by its first message.
+        Raises BadName, QueueFull, MessageTooLarge, NoSpace, OutcomeUnknown (``timeout``), FailoverTimeout (no active server for
+        ``failover_timeout``).
         """
-        return self.send_nowait(destination, body, properties=properties, priority=priority, ttl=ttl).result(timeout)
+        return self.send_nowait(destination, body, properties=properties).result(timeout)
 
     def send_nowait(
         self,
@@ -110,16 +109,12 @@ class Client:
         body: object,
         *,
         properties: Properties | None = None,
-        priority: int = PRIORITY_DEFAULT,
-        ttl: float | None = None,
     ) -> Handle:
         """Send one message; its outcome is in the handle. Waits only while too much is unconfirmed already (backpressure)."""
-        if priority != PRIORITY_DEFAULT:
-            check_priority(priority)
         engine = self._usable()
         session = engine.session
         now_ms = time.time_ns() // _NS_PER_MS
-        record, flags, expires_ms = make_record(body, properties, ttl, now_ms, session.max_message_bytes)
+        record, flags = make_record(body, properties, now_ms, session.max_message_bytes)
         with session.lock:
             if session.waiting_messages >= WAITING_MESSAGES_MAX or session.waiting_bytes >= WAITING_BYTES_MAX:
                 self._wait_for_room()
@@ -128,7 +123,7 @@ class Client:
             stream = session.streams.get(destination)
             if stream is None:
                 stream = session.stream(check_name(destination))
-            batch = stream.add(record, flags, priority, expires_ms)
+            batch = stream.add(record, flags)
             session.waiting_messages += 1
             session.waiting_bytes += len(record)
             if stream.has_work():
@@ -141,8 +136,6 @@ class Client:
         bodies: Iterable[object],
         *,
         properties: Properties | None = None,
-        priority: int = PRIORITY_DEFAULT,
-        ttl: float | None = None,
         timeout: float | None = None,
     ) -> Receipt:
         """Send many messages and wait for all; the receipt is the weakest of theirs.
@@ -151,7 +144,7 @@ class Client:
         """
         batches: list[Batch] = []
         for body in bodies:
-            batch = self.send_nowait(destination, body, properties=properties, priority=priority, ttl=ttl)._batch
+            batch = self.send_nowait(destination, body, properties=properties)._batch
             if not batches or batches[-1] is not batch:
                 batches.append(batch)
         wait_for(self._engine, list(batches), timeout)

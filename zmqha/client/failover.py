@@ -16,7 +16,7 @@ that refuses and names the active makes that one be asked at once. Times are mil
 import random
 
 from zmqha.client.actions import Action, Ask, Begin, Changed, End, Probe, Reset, State
-from zmqha.client.answers import Server, no_session
+from zmqha.client.answers import BROKEN, NO_ACCESS, Server, no_session
 from zmqha.client.url import FOREVER, Options
 from zmqha.core.client_protocol import Envelope, Failure, Opened, Refused
 from zmqha.core.position import NO_EPOCH, Epoch
@@ -26,6 +26,7 @@ SILENT_MS = 1200  # a server that says nothing for this long is asked again; lon
 SUSPECT_MS = 600  # after this much silence the other servers are asked too: whoever serves in a higher epoch gets the session
 PROBE_MS = 400  # while an answer is due, ping after this much silence, so that silence means something
 PING_MS = 1000  # at rest, until the server says otherwise
+HANDSHAKE_PAUSE_MS = 1000  # after a failed handshake: keys do not change by the second
 FAST_MS = 2000  # after a loss, ask at the fast pace for this long
 OWN_GAP_MS = 300  # if this thread ran later than it wanted by this much, silence proves nothing about the server
 
@@ -61,15 +62,19 @@ class Failover:
         known.answer = "connected"
         self._search(now)
 
-    def disconnected(self, server: int, now: int, why: str = "the connection broke") -> None:
+    def disconnected(self, server: int, now: int, why: str = BROKEN) -> None:
         """The transport lost a server, or its handshake failed."""
         if self.state is State.CLOSED:
             return
         known = self._servers[server]
-        known.connected = False
+        had, known.connected = known.connected, False
         known.asked = None
-        known.answer = why
-        self._actions.append(Reset(server))
+        if known.answer != NO_ACCESS or why != BROKEN:  # after a refused key the connection breaks as well; the key is the reason
+            known.answer = why
+        if had:
+            self._actions.append(Reset(server))
+        else:  # a handshake that failed will fail again, and libzmq gives up on a refused key: try anew, but not in a circle
+            known.retry_at = now + HANDSHAKE_PAUSE_MS
         if self.session == server:
             self._lose(now, f"{known.name}: {why}")
         self._search(now)
@@ -115,6 +120,7 @@ class Failover:
             self._excuse(now)
         if self.session is not None:
             self._watch(self.session, now, busy)
+        self._retry(now)
         self._search(now)
         self._due = self._next(now, busy)
 
@@ -248,6 +254,12 @@ class Failover:
         if self._probed is None and (at_rest or (busy and quiet >= PROBE_MS)):
             self._probed = self._sent = now
             self._actions.append(Probe(server))
+
+    def _retry(self, now: int) -> None:
+        for at, known in enumerate(self._servers):
+            if known.retry_at is not None and now >= known.retry_at:
+                known.retry_at = None
+                self._actions.append(Reset(at))
 
     def _search(self, now: int) -> None:
         if self.session is None and self.state is not State.CLOSED:

@@ -13,6 +13,7 @@ import zmq
 import zmq.auth
 from zmq.utils.monitor import parse_monitor_message
 
+from zmqha.client.answers import BROKEN, NO_ACCESS
 from zmqha.client.url import Host, Options
 from zmqha.core import limits
 from zmqha.core.client_protocol import Frames
@@ -31,7 +32,7 @@ _MORE = int(zmq.RCVMORE)
 _FAILED = {
     int(zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL): "the handshake failed (is the other side zmqha, and CURVE on or off on both?)",
     int(zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL): "the handshake failed (CURVE on or off on both? the right curve_server_key?)",
-    int(zmq.EVENT_HANDSHAKE_FAILED_AUTH): "the server does not accept this client's key (curve_key_file)",
+    int(zmq.EVENT_HANDSHAKE_FAILED_AUTH): NO_ACCESS,
 }
 _EVENTS = int(zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED) | sum(_FAILED)
 
@@ -114,7 +115,7 @@ class Link:
             if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
                 found.append(Event(True))
             elif event == zmq.EVENT_DISCONNECTED:
-                found.append(Event(False, "the connection broke"))
+                found.append(Event(False, BROKEN))
             elif event in _FAILED:
                 found.append(Event(False, _FAILED[event]))
         return found

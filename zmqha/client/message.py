@@ -11,7 +11,7 @@ import orjson
 
 from zmqha.client.consumer import Delivery
 from zmqha.core import limits
-from zmqha.core.message import HAS_EXPIRY, HAS_PROPERTIES, PRIORITY_MAX, RECORD
+from zmqha.core.message import HAS_PROPERTIES, RECORD
 from zmqha.errors import MessageTooLarge
 
 CONTENT_TYPE = "content-type"
@@ -30,37 +30,22 @@ Properties = dict[str, Any]
 def make_record(
     body: object,
     properties: Properties | None,
-    ttl: float | None,
     now_ms: int,
     most: int,
-) -> tuple[bytes, int, int]:
-    """A record, its batch flags and when it expires (ms, 0 = never).
+) -> tuple[bytes, int]:
+    """A record and its batch flags.
 
-    ``ttl`` in seconds; ``most``: bytes allowed for body and properties. Raises MessageTooLarge, TypeError (a body or property
-    that cannot be sent), ValueError (ttl).
+    ``most``: bytes allowed for body and properties. Raises MessageTooLarge, TypeError (a body or property that cannot be sent).
     """
-    if type(body) is bytes and properties is None and ttl is None:
+    if type(body) is bytes and properties is None:
         if len(body) > most:
             raise _too_large(len(body), most)
-        return _pack(now_ms, 0, 0) + body, 0, 0
+        return _pack(now_ms, 0, 0) + body, 0
     raw, kind = _encode(body)
     packed = _pack_properties(properties, kind)
     if len(raw) + len(packed) > most:
         raise _too_large(len(raw) + len(packed), most)
-    flags = HAS_PROPERTIES if packed else 0
-    expires_ms = 0
-    if ttl is not None:
-        if not 0 < ttl < 1e10:
-            raise ValueError(f"ttl is {ttl!r}, it must be a number of seconds above 0")
-        expires_ms = now_ms + max(1, round(ttl * 1000))
-        flags |= HAS_EXPIRY
-    return _pack(now_ms, expires_ms, len(packed)) + packed + raw, flags, expires_ms
-
-
-def check_priority(priority: int) -> None:
-    """Raises ValueError unless 0 to 9."""
-    if not 0 <= priority <= PRIORITY_MAX:
-        raise ValueError(f"priority is {priority!r}, allowed are 0 to {PRIORITY_MAX}")
+    return _pack(now_ms, 0, len(packed)) + packed + raw, HAS_PROPERTIES if packed else 0
 
 
 def _encode(body: object) -> tuple[bytes, str]:

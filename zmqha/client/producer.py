@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 from zmqha.core import limits
 from zmqha.core.client_protocol import Durability
-from zmqha.core.message import pack_batch, renumber
+from zmqha.core.message import PRIORITY_DEFAULT, pack_batch, renumber
 from zmqha.errors import OutcomeUnknown, OutOfSequence, ZmqhaError
 
 
@@ -54,7 +54,7 @@ class Batch:
     """Some messages that share one fate."""
 
     __slots__ = (
-        "count", "data", "error", "expiry_ms", "first", "flags", "priority", "receipt", "records", "request",
+        "count", "data", "error", "first", "flags", "priority", "receipt", "records", "request",
         "seen", "size", "stage", "stream",
     )  # fmt: skip
 
@@ -66,7 +66,6 @@ class Batch:
         self.count = 0  # from then on
         self.size = 0  # bytes of the records
         self.flags = 0
-        self.expiry_ms = 0  # the earliest; 0 = none
         self.first = 0
         self.request = 0  # of the SEND that is out
         self.data = b""
@@ -112,7 +111,7 @@ class Stream:
         """Every batch that is not settled, in order."""
         return [*self.in_flight, *self._closed, *([self.open] if self.open else [])]
 
-    def add(self, record: bytes, flags: int, priority: int, expires_ms: int) -> Batch:
+    def add(self, record: bytes, flags: int, priority: int = PRIORITY_DEFAULT) -> Batch:
         """Take one message; the batch it is in."""
         size = len(record)
         batch = self.open
@@ -121,10 +120,7 @@ class Stream:
             batch = self.open = Batch(self, priority)
         batch.records.append(record)
         batch.size += size
-        if flags:
-            batch.flags |= flags
-            if expires_ms and (not batch.expiry_ms or expires_ms < batch.expiry_ms):
-                batch.expiry_ms = expires_ms
+        batch.flags |= flags
         if len(batch.records) >= self.limit_messages:
             self._close()
         return batch
@@ -214,7 +210,6 @@ class Stream:
             first=batch.first,
             flags=batch.flags,
             priority=batch.priority,
-            expiry_ms=batch.expiry_ms,
         )
         batch.records = []
         self.next = batch.end

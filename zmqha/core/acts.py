@@ -173,7 +173,3 @@ class Acts(View):
 
     def note(self, event: str, **fields: object) -> None:
         self.actions.append(Note(event, tuple(fields.items())))
-
-
-
-

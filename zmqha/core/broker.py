@@ -22,6 +22,7 @@ from zmqha.core.client_protocol import (
     decode,
     encode,
     failure,
+    request_of,
 )
 from zmqha.core.client_protocol import Close as CloseCommand
 from zmqha.core.contact import LONG_AGO
@@ -164,9 +165,12 @@ class Broker:
         ha.in_sync = self.source.in_sync and self.source.fed_session() == ha.contact.peer_session
         ha.drained = self.service.idle
         ha.copied = self.follower.copied if ha.state is State.PASSIVE_SYNC else self.source.copied
-        if ha.leaving is not None and ha.state in SERVING:
+        leaving = ha.leaving is not None and ha.state in SERVING
+        if leaving:
             self.service.stop_taking(self.refusal(now_ms))
         ha.tick(now_ms)
+        if leaving and ha.leaving is None and ha.state in SERVING:
+            self.service.stop_taking(None)  # the hand-over was called off
         self._follow_role(before, now_ms)
         self._watch_follower(now_ms)
         self.follower.tick(now_ms)
@@ -174,7 +178,7 @@ class Broker:
     def deadline_ms(self, now_ms: int) -> int:
         """When ``tick`` is needed next at the latest, if nothing happens."""
         service = self.service.deadline_ms()
-        ha = self.ha.deadline_ms(now_ms)
+        ha = max(self.ha.deadline_ms(now_ms), self._ha_ms + HA_PERIOD_MS)
         return ha if service is None else min(ha, service)
 
     def take_actions(self) -> list[Action]:
@@ -202,7 +206,7 @@ class Broker:
         except ProtocolError as error:
             self.protocol_faults += 1
             self.last_fault = f"client: {error.what}"
-            self._answer(client, encode(failure(error), epoch=self.ha.epoch))
+            self._answer(client, encode(failure(error), request=request_of(frames), epoch=self.ha.epoch))
             return
         if isinstance(envelope.command, Admin):
             self._admin(client, envelope, envelope.command, now_ms)

@@ -306,6 +306,17 @@ def decode(frames: Frames) -> Envelope:
         raise ProtocolError(f"command {code} does not hold what it must: {error}") from error
 
 
+def request_of(frames: Frames) -> int:
+    """The request number of a message that could not be decoded, so that it can be answered; 0 if there is none.
+
+    The first eight bytes keep their meaning in every version.
+    """
+    first = frames[0] if frames else b""
+    if len(first) < HEADER.size or first[0] != MAGIC:
+        return 0
+    return int(HEADER.unpack_from(first)[4])
+
+
 def _body(code: int, frame: bytes, frames: Frames) -> Command:
     body = memoryview(frame)[HEADER.size :]
     if code == Code.SEND:

@@ -301,6 +301,10 @@ class HA(Acts):
     def _end_leaving(self, now_ms: int) -> None:
         """A stopping node exits when it hears that the other serves, or after HAND_OVER_MS."""
         leaving = self.leaving
+        if leaving is not None and not leaving.exit and self.state is State.ACTIVE and self.age(now_ms) > self.timers.lost_ms:
+            self.leaving = None  # nobody is there to take over; T8 may still find that this server goes on alone
+            self.note("ha.hand_over_off", reason=leaving.reason)
+            return
         if leaving is None or self.state is not State.WAITING or self.step is not Step.NONE:
             return
         if leaving.left_ms is None:
@@ -326,6 +330,17 @@ def _hands_over(ha: HA, now_ms: int) -> None:
     ha.leaving = Leaving("cut off from clients: the own gateway is silent, the peer's answers", False, now_ms)
 
 
+def _leaves(ha: HA, now_ms: int) -> None:
+    assert ha.leaving is not None
+    ha.fall(now_ms, ha.leaving.reason)
+
+
+def _takes_over(ha: HA, now_ms: int) -> None:
+    peer = ha.contact.beat
+    assert peer is not None
+    ha.claim(now_ms, f"the peer gave up its role: {peer.reason}")
+
+
 def _forget_gap(ha: HA, now_ms: int) -> None:
     ha.gap_seen = False
 
@@ -347,11 +362,11 @@ TABLE: tuple[Row, ...] = (
         "two served alone: the lower epoch stops, its data is kept"),
     Row("T13", (_A,), HA.peer_leads, _falls("the peer serves or claims under a higher epoch"),
         "it confirmed nothing the peer lacks"),
-    Row("T12 stop", (_A, _L), HA.active_may_leave, _falls("handing over"),
+    Row("T12 stop", (_A, _L), HA.active_may_leave, _leaves,
         "all that was accepted is confirmed, the peer's T10 does the rest"),
-    Row("T11", (_P, _S), HA.wants_to_leave, _falls("leaving"),
+    Row("T11", (_P, _S), HA.wants_to_leave, _leaves,
         "the active's T10 does the rest"),
-    Row("T10", (_A, _P), HA.t10_claim, _claims("the peer gave up its role"),
+    Row("T10", (_A, _P), HA.t10_claim, _takes_over,
         "it said so itself in fresh contact: no window is needed"),
     Row("T10", (_A, _P), HA.t10_yield, _falls("the waiting peer knows a higher epoch"),
         "T3 decides with all facts on the table"),

@@ -79,6 +79,7 @@ class Operator:
             "counts": broker.service.counts() if broker.serving else None,
             "equal": (peer.position == ha.position) if peer is not None and heard else None,
             "sentence": self.sentence(broker, now_ms),
+            "needs_operator": bool(ha.diverged or ha.contact.foreign or (heard and ha.mismatch())),
         }
 
     def sentence(self, broker: "Broker", now_ms: int) -> str:

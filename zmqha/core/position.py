@@ -108,6 +108,8 @@ def fork(mine: Lineage, my_end: Position, theirs: Lineage, their_end: Position, 
 
 def _spans(lineage: Lineage, end: Position) -> list[tuple[LineageEntry, int]]:
     """Each epoch with its last transaction number."""
+    if not lineage:
+        return []
     ends = [entry.first_txn - 1 for entry in lineage[1:]] + [end.txn]
     return list(zip(lineage, ends, strict=True))
 

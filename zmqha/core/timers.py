@@ -48,7 +48,11 @@ class Timers:
                 )
         relations = (
             (self.heartbeat_ms < self.fresh_ms, "heartbeat_ms < fresh_ms", "contact would never be fresh between two heartbeats"),
-            (2 * self.heartbeat_ms < self.lost_ms, "2 * heartbeat_ms < lost_ms", "one lost heartbeat would look like a lost peer"),
+            (
+                2 * self.heartbeat_ms < self.lost_ms,
+                "2 * heartbeat_ms < lost_ms",
+                "one lost heartbeat would look like a lost peer",
+            ),
             (self.lost_ms < self.decide_ms, "lost_ms < decide_ms", "the decision needs a window after contact is lost"),
             (self.decide_ms <= self.isolated_ms, "decide_ms <= isolated_ms", "a lone server must not stop before a pair decides"),
             (self.silent_ms <= self.lost_ms, "silent_ms <= lost_ms", "silence must be known when the decision starts"),

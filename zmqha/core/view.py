@@ -369,11 +369,12 @@ class View:
 
     def active_may_leave(self, now_ms: int) -> bool:
         """T12."""
-        return self.leaving is not None and (self.drained or now_ms - self.leaving.since_ms > HAND_OVER_MS)
+        if self.leaving is None or not (self.leaving.exit or self.fresh(now_ms)):
+            return False  # a hand-over needs somebody to take over
+        return self.drained or now_ms - self.leaving.since_ms > HAND_OVER_MS
 
     def wants_to_leave(self, now_ms: int) -> bool:
         return self.leaving is not None
-
 
 
 def _rank(standing: Standing, epoch: Epoch, position: Position, primary: bool) -> tuple[int, bool, int, bool]:
@@ -381,5 +382,3 @@ def _rank(standing: Standing, epoch: Epoch, position: Position, primary: bool) -
     if standing in (Standing.NEW, Standing.BEHIND):
         return (-1, False, 0, primary)
     return (epoch.counter, standing is Standing.SOLE, position.txn, primary)
-
-

@@ -188,7 +188,7 @@ def changed_at_runtime(old: Config, new: Config) -> tuple[tuple[str, ...], tuple
             if getattr(before, key) == getattr(after, key):
                 continue
             where = f"{section}.{key}"
-            at_once = section == "limits" or where in ("log.level", "gateway.addresses")
+            at_once = (section == "limits" and key != "journal_segment_bytes") or where in ("log.level", "gateway.addresses")
             (applied if at_once else restart).append(f"{where}: {getattr(before, key)} -> {getattr(after, key)}")
     return tuple(applied), tuple(restart)
 

@@ -63,12 +63,10 @@ def main(config: Config) -> int:
     logs.set_up(config.name, config.log.level, config.log.format)
     disk = open_disk(config)
     watcher = _start_watcher(config, keyring, disk.facts)
-    try:
-        return _serve(config, keyring, disk)
-    finally:
-        if watcher:
-            stop_watcher(watcher)
-        os.close(disk.lock_fd)
+    code = _serve(config, keyring, disk)
+    if watcher and code == 0:
+        stop_watcher(watcher)  # a planned exit; any other end is a death to be reported
+    return code
 
 
 def open_disk(config: Config) -> Disk:

@@ -219,7 +219,7 @@ class Node:
         if not busy or progress != self._store_seen[0]:
             self._store_seen = (progress, now_ms)
         elif now_ms - self._store_seen[1] > STORE_STUCK_MS:
-            log.critical("store.stuck for_ms=%d", now_ms - self._store_seen[1])
+            log.critical("store.stuck", extra={"fields": (("for_ms", now_ms - self._store_seen[1]),)})
             self._end_now(1)
         self._space_seen = self.store.space
         self.broker.receive(StoreBeat(progress, busy, *self._space_seen), now_ms)

@@ -87,7 +87,7 @@ def _type_cure(key: str) -> str:
     kind: type | None = ServerBlock if section.startswith("server") else SECTIONS.get(section)
     hint = get_type_hints(kind).get(field) if kind else None
     if hint is None:
-        return "see docs/configuration.md, or compare with a file from: zmqha init A B"
+        return "see docs/operations.md, or compare with a file from: zmqha init A B"
     if get_args(hint) and hint not in (tuple[str, ...],):
         return "one of " + ", ".join(f'"{choice}"' for choice in get_args(hint))
     example = {int: "a whole number without quotes", bool: "true or false", str: 'text in "quotes"'}

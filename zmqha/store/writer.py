@@ -340,7 +340,7 @@ class StoreThread(threading.Thread):
             try:
                 self._replica.settle()
             except StoreFull as error:  # what is durable and not applied stays in the journal
-                log.error("store.full %s", error.cause or error.what)
+                log.error("store.full", extra={"fields": (("why", error.cause or error.what),)})
             self._close_replica()
         if self._target is not None:
             self._target.abandon()
@@ -355,7 +355,7 @@ class StoreThread(threading.Thread):
             self._report(Inspected(True, NOWHERE, (), 0, fault))
         except StoreDamaged as error:
             kept = self._set_store_aside()
-            log.error("store.damaged %s (kept as %s)", error.what, kept)
+            log.error("store.damaged", extra={"fields": (("why", error.what), ("kept", kept))})
             self._position = None
             self._report(Inspected(False, NOWHERE, (), 0, error.what))
 
@@ -374,7 +374,9 @@ class StoreThread(threading.Thread):
             finally:
                 reader.close()
             if found is None:
-                raise StoreDamaged(f"the position of {STORE_FILE} cannot be told", cause="its older meta page is not the one before")
+                raise StoreDamaged(
+                    f"the position of {STORE_FILE} cannot be told", cause="its older meta page is not the one before"
+                )
             position = found
         self._position = position
         return Inspected(True, position, lineage, head.peer_high, "")
@@ -413,4 +415,3 @@ class StoreThread(threading.Thread):
         if self._store is not None:
             self._store.close()
         self._close_replica()
-

@@ -4,20 +4,17 @@ A server has one key pair. On the peer ports exactly one other key is admitted, 
 side is refused on the other. In plain mode (``keys`` is None) nothing is encrypted and nobody is asked: development only.
 
 The gate answers from the reactor's own poller. pyzmq's ThreadAuthenticator would cost a second Python thread with an asyncio loop
-that dies, and with it all handshakes, on the first exception in a callback. Key files are pyzmq's (``zmq.auth``).
+that dies, and with it all handshakes, on the first exception in a callback.
 
 What never reaches the gate: strangers who do not know the server's public key, wrong protocol, garbage, silence. libzmq closes
 those by itself, at once or after HANDSHAKE_MS, and tells nobody: a monitor could, but is one more queue to fill.
 """
 
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import NamedTuple
 
 import zmq
-import zmq.auth
 from zmq.utils import z85
 
 from zmqha.errors import ConfigError
@@ -38,58 +35,6 @@ class Keys:
 
     public: bytes
     secret: bytes = field(repr=False)
-
-    @classmethod
-    def load(cls, directory: Path, name: str) -> "Keys":
-        """Reads ``NAME.key_secret``. Raises ConfigError."""
-        path = directory / f"{name}.key_secret"
-        public, secret = _read(path)
-        if secret is None:
-            raise ConfigError(f"{path} holds no secret key", cure=f"create it with `zmqha keys new {name}`")
-        return cls(_checked(public, path), _checked(secret, path))
-
-    @classmethod
-    def create(cls, directory: Path, name: str) -> "Keys":
-        """Writes ``NAME.key`` (for everybody) and ``NAME.key_secret`` (mode 0600), replacing both. Raises OSError."""
-        before = os.umask(0o077)
-        try:
-            public, _ = zmq.auth.create_certificates(directory, name)
-        finally:
-            os.umask(before)
-        os.chmod(public, 0o644)
-        return cls.load(directory, name)
-
-
-def load_public(path: Path) -> bytes:
-    """The public key in a ``NAME.key`` file. Raises ConfigError."""
-    public, _ = _read(path)
-    return _checked(public, path)
-
-
-def load_all_public(directory: Path) -> dict[bytes, str]:
-    """Every ``*.key`` in a directory: key -> name. Raises ConfigError."""
-    return {load_public(path): path.stem for path in sorted(directory.glob("*.key"))}
-
-
-def _read(path: Path) -> tuple[bytes, bytes | None]:
-    try:
-        return zmq.auth.load_certificate(path)
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"cannot read the key file {path}", cause=str(error), cure="create keys with `zmqha keys new`"
-        ) from error
-
-
-def _checked(key: bytes, path: Path) -> bytes:
-    try:
-        valid = len(key) == _Z85_KEY_BYTES and len(z85.decode(key)) == 32
-    except (KeyError, ValueError):  # a character outside Z85
-        valid = False
-    if not valid:
-        raise ConfigError(
-            f"{path} holds no CURVE key", cause="a key is 40 characters of Z85", cure="copy the file again, as it is"
-        )
-    return key
 
 
 def serve(socket: Socket, keys: Keys | None, domain: str) -> None:
@@ -149,7 +94,7 @@ class KeyGate:
         self._admitted[domain] = frozenset(z85.decode(key) for key in keys)
         peers, clients = (self._admitted.get(name, frozenset()) for name in (PEER_DOMAIN, CLIENT_DOMAIN))
         if peers & clients:
-            raise ConfigError("the peer's key is also a client key", cure="give every client its own key: `zmqha keys new NAME`")
+            raise ConfigError("the peer's key is also a client key", cure="give every client its own key pair")
 
     def receive(self, budget: int = 64) -> None:
         """Answers up to ``budget`` waiting handshakes."""

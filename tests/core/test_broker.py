@@ -1,0 +1,144 @@
+"""The broker joins the parts: what may be confirmed when (O5), who is answered what in which state, and what a change of role undoes.
+
+The pair is the simulated one (tests/sim): two real brokers, toys around them.
+"""
+
+import pytest
+
+from tests.sim.cluster import Cluster
+from tests.sim.server import Process
+from zmqha.core.client_protocol import Admin, Command, Open, Opened, Ping, Pong, Refused, Reply, Send, Subscribe, decode, encode
+from zmqha.core.events import ClientIn
+from zmqha.core.message import batch_of
+from zmqha.core.peer_protocol import State
+from zmqha.core.position import Epoch
+from zmqha.core.view import Step
+
+
+def pair(**settings: int) -> Cluster:
+    cluster = Cluster(1, delays=0, consumer=False, **settings)
+    cluster.form()
+    return cluster
+
+
+def process(cluster: Cluster, name: str) -> Process:
+    found = {"a": cluster.a, "b": cluster.b}[name].process
+    assert found is not None
+    return found
+
+
+def ask(cluster: Cluster, name: str, command: Command) -> list[Command]:
+    """What a client is told at once."""
+    server = process(cluster, name)
+    now_ms = server.machine.own_ms()
+    server.broker.receive(ClientIn(b"test", encode(command, request=3)), now_ms)
+    actions = server.broker.take_actions()
+    return [decode(action.frames).command for action in actions if getattr(action, "client", None) == b"test"]
+
+
+def test_a_passive_refuses_and_names_the_active() -> None:
+    answer = ask(pair(), "b", Open((1, 1), "x"))[0]
+    assert isinstance(answer, Refused)
+    assert (answer.state, answer.active) == ("PASSIVE", "tcp://a:7400")
+
+
+@pytest.mark.parametrize("command", [Send("q", batch_of([b"x"], producer=1, first=1)), Subscribe(1, "q", 1, 1)])
+def test_a_passive_takes_no_work(command: Command) -> None:
+    assert isinstance(ask(pair(), "b", command)[0], Refused)
+
+
+def test_a_passive_answers_pings_and_every_server_its_operators() -> None:
+    cluster = pair()
+    assert isinstance(ask(cluster, "b", Ping())[0], Pong)
+    for name in "ab":
+        assert isinstance(ask(cluster, name, Admin("status"))[0], Reply)
+
+
+def test_an_active_opens_sessions() -> None:
+    assert isinstance(ask(pair(), "a", Open((1, 1), "x"))[0], Opened)
+
+
+def test_nothing_is_confirmed_while_the_peer_cannot_acknowledge() -> None:
+    cluster = pair()
+    cluster.run(500)
+    for sender in "ab":
+        cluster.cables.link[sender] += 1
+        cluster.cables.lan_out[sender] += 1
+    cluster.run(50)
+    before = dict(cluster.checkers.promised)
+    cluster.run(600)
+    assert cluster.checkers.promised == before
+
+
+def test_a_commit_is_releasable_only_under_the_epoch_in_which_the_peer_acknowledged_it() -> None:
+    cluster = pair()
+    cluster.run(500)
+    broker = process(cluster, "a").broker
+    assert broker._durable_txn() > 0
+    broker.source.acked = broker.source.acked._replace(epoch=Epoch(1, 1))
+    assert broker._durable_txn() == -1
+
+
+@pytest.mark.parametrize("step", [Step.CLAIM, Step.PAIR, Step.INSPECT])
+def test_nothing_is_releasable_while_a_durable_step_runs(step: Step) -> None:
+    broker = process(pair(), "a").broker
+    broker.ha.step = step
+    assert broker._durable_txn() == -1
+
+
+def test_confirms_are_held_from_pairing_until_the_peer_has_accepted() -> None:
+    cluster = pair()
+    broker = process(cluster, "a").broker
+    broker.ha.granted = False
+    assert broker._durable_txn() == -1
+
+
+def test_a_slow_peer_is_dropped_by_agreement_and_taken_back() -> None:
+    cluster = pair()
+    cluster.b.speed.stall_ms = 4000
+    cluster.run_until(
+        lambda: process(cluster, "a").broker.ha.state is State.STANDALONE, 4000, "the slow peer is dropped (T_SLOW)"
+    )
+    cluster.b.speed.stall_ms = 0
+    cluster.run_until(cluster.checkers.in_sync, 20_000, "and taken back")
+
+
+def test_work_that_was_not_confirmed_is_confirmed_once_by_the_next_active() -> None:
+    cluster = pair()
+    cluster.run(500)
+    cluster.a.kill(notice=True)
+    cluster.run(1000)
+    confirmed = {producer.number: producer.confirmed for producer in cluster.producers}
+    stored = cluster.history.last(cluster.b.disk.position)
+    assert all(stored[number] >= count > 0 for number, count in confirmed.items())
+
+
+def test_damaged_client_frames_are_answered_and_counted() -> None:
+    cluster = pair()
+    server = process(cluster, "a")
+    server.broker.receive(ClientIn(b"test", [b"rubbish"]), server.machine.own_ms())
+    assert server.broker.protocol_faults == 1
+
+
+def test_a_switchover_loses_nothing_and_takes_less_than_a_third_of_a_second() -> None:
+    cluster = pair()
+    cluster.run(500)
+    server = process(cluster, "a")
+    server.broker.ha.leave("switchover", cluster.a.own_ms(), exit=False)
+    took_ms = cluster.run_until(lambda: process(cluster, "b").broker.ha.state is State.STANDALONE, 300, "the peer serves")
+    assert took_ms < 300
+
+
+def test_a_source_that_goes_on_alone_before_its_grant_was_taken_feeds_the_peer_again() -> None:
+    """Seed 5203: the source had forgotten its follower, the follower waited for it for ever."""
+    cluster = Cluster(1, delays=0, consumer=False)
+    cluster.start()
+    cluster.run_until(lambda: process(cluster, "a").broker.ha.state is State.ACTIVE, 20_000, "pairing begins", step_ms=1)
+    for sender in "ab":
+        cluster.cables.link[sender] += 1
+    cluster.cables.lan_out["b"] += 1
+    cluster.run_until(lambda: process(cluster, "a").broker.ha.state is State.STANDALONE, 3000, "a goes on alone")
+    for sender in "ab":
+        cluster.cables.link[sender] -= 1
+    cluster.cables.lan_out["b"] -= 1
+    cluster.run_until(cluster.checkers.in_sync, 20_000, "b is fed again")

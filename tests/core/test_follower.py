@@ -1,0 +1,114 @@
+"""The passive's side of replication: what it hands to the store and what it acknowledges."""
+
+import pytest
+
+from tests.core.ha_rig import E2, at
+from zmqha.core.actions import ConnectBulk, Journal, SendBulk, TakeCopy
+from zmqha.core.contact import Contact, Path
+from zmqha.core.events import Journalled
+from zmqha.core.follower import HOME_MS, Follower
+from zmqha.core.peer_protocol import CopyBegin, CopyEnd, CopyPages, Follow, Piece, Session, Stored
+from zmqha.core.position import NOWHERE
+from zmqha.core.timers import Timers
+from zmqha.errors import ProtocolError
+
+MINE, THEIRS = Session(7, 1), Session(5, 1)
+
+
+def following() -> Follower:
+    follower = Follower(Timers(), Contact("cf", "a", MINE, [Path(contact_ms=0), Path(contact_ms=0)]))
+    follower.start(MINE, THEIRS, 0)
+    return follower
+
+
+def whole() -> Follower:
+    """It has the copy, up to transaction 9."""
+    follower = following()
+    follower.hear(CopyBegin(THEIRS, MINE, 4096, 2), (), 1)
+    follower.hear(CopyPages(THEIRS, MINE, ((2, 2),), 0), (bytes(8192),), 2)
+    follower.hear(CopyEnd(THEIRS, MINE, at(E2, 9), b"meta"), (), 3)
+    follower.journalled(Journalled(at(E2, 9), 8192, True), 4)
+    follower.take_actions()
+    return follower
+
+
+def said(follower: Follower) -> list[object]:
+    return [action.message for action in follower.take_actions() if isinstance(action, SendBulk)]
+
+
+def test_it_connects_and_asks_for_everything() -> None:
+    first, second = following().take_actions()[:2]
+    assert first == ConnectBulk(0)
+    assert isinstance(second, SendBulk)
+    assert isinstance(second.message, Follow)
+    assert second.message.position == NOWHERE
+
+
+def test_it_asks_quickly_until_something_comes_and_then_tells_every_heartbeat() -> None:
+    follower = following()
+    follower.take_actions()
+    follower.tick(60)
+    assert len(said(follower)) == 1
+    follower.hear(CopyBegin(THEIRS, MINE, 4096, 2), (), 70)
+    follower.tick(120)
+    assert said(follower) == []
+
+
+def test_pages_go_to_the_store_and_only_what_is_durable_is_acknowledged() -> None:
+    follower = whole()
+    follower.hear(Piece(THEIRS, MINE, at(E2, 10), 0, 1), (b"head", b"pages"), 10)
+    actions = follower.take_actions()
+    assert [type(action) for action in actions] == [Journal]
+    follower.journalled(Journalled(at(E2, 10), 8192, True), 20)
+    stored = said(follower)[-1]
+    assert isinstance(stored, Stored)
+    assert stored.position == at(E2, 10)
+
+
+def test_what_is_sent_again_is_taken_once() -> None:
+    follower = whole()
+    for _ in range(2):
+        follower.hear(Piece(THEIRS, MINE, at(E2, 10), 0, 1), (b"head", b"pages"), 10)
+    assert len([action for action in follower.take_actions() if isinstance(action, Journal)]) == 1
+
+
+@pytest.mark.parametrize("sessions", [(Session(5, 2), MINE), (THEIRS, Session(7, 2))])
+def test_bulk_of_another_session_is_nothing(sessions: tuple[Session, Session]) -> None:
+    follower = whole()
+    follower.hear(Piece(*sessions, at(E2, 10), 0, 1), (b"head", b"pages"), 10)
+    assert follower.take_actions() == []
+
+
+def test_a_frame_too_many_is_a_protocol_error() -> None:
+    with pytest.raises(ProtocolError):
+        following().hear(CopyBegin(THEIRS, MINE, 4096, 2), (b"?",), 1)
+
+
+def test_a_copy_that_begins_again_starts_from_nothing() -> None:
+    follower = whole()
+    follower.hear(CopyBegin(THEIRS, MINE, 4096, 2), (), 10)
+    assert (follower.whole, follower.position) == (False, NOWHERE)
+    assert isinstance(follower.take_actions()[0], TakeCopy)
+
+
+def test_t7_bulk_moves_to_the_other_path_and_home_again_later() -> None:
+    follower = whole()
+    contact = follower._contact
+    contact.paths[1].contact_ms = 1000
+    follower.tick(1000)
+    assert ConnectBulk(1) in follower.take_actions()
+    home_ms = []
+    for now_ms in range(1100, 1100 + HOME_MS + 400, 100):
+        contact.paths[0].contact_ms = contact.paths[1].contact_ms = now_ms
+        follower.tick(now_ms)
+        home_ms += [now_ms for action in follower.take_actions() if action == ConnectBulk(0)]
+    assert home_ms
+    assert home_ms[0] - 1100 > HOME_MS - 100
+
+
+def test_who_stopped_following_acknowledges_nothing() -> None:
+    follower = whole()
+    follower.stop()
+    assert follower.take_actions() == [ConnectBulk(None)]
+    follower.tick(10_000)
+    assert follower.take_actions() == []

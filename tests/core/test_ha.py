@@ -1,0 +1,540 @@
+"""The rows of the HA table and the rules around it, each as a sentence: given / when / then."""
+
+import pytest
+
+from tests.core.ha_rig import E1, E2, E3, LINE, Rig, at, entry
+from zmqha.core import actions as act
+from zmqha.core.contact import LONG_AGO
+from zmqha.core.ha import TABLE
+from zmqha.core.peer_protocol import Drop, Grant, Session, Standing, State, Sub
+from zmqha.core.position import Epoch, Mode
+from zmqha.core.timers import REJOIN_MS
+from zmqha.core.view import Step
+from zmqha.errors import OperationFailed, Unfinished
+
+# --- start and waiting ------------------------------------------------------------------------------------------------------
+
+
+def test_t1_a_server_starts_waiting_and_looks_at_its_store_first() -> None:
+    rig = Rig()
+    assert (rig.state, rig.ha.step) == (State.WAITING, Step.INSPECT)
+    assert isinstance(rig.done[0], act.StandDown)
+
+
+def test_t1_paired_without_a_store_is_behind() -> None:
+    rig = Rig(lineage=())
+    rig.position = rig.position._replace(txn=0, chain=bytes(32), epoch=Epoch(0, 0))
+    rig.silence()
+    rig.run(50)
+    assert rig.ha.durable.standing is Standing.BEHIND
+
+
+def test_t2_a_waiting_server_copies_from_a_lone_one_and_says_behind_before_the_first_page() -> None:
+    rig = Rig(primary=False)
+    rig.copying()
+    follow = rig.asked(act.Follow)[0]
+    assert isinstance(follow, act.Follow)
+    assert follow.facts.standing is Standing.BEHIND  # O3
+    assert rig.ha.durable.standing is Standing.BEHIND
+
+
+def test_t2_a_store_that_diverged_is_not_overwritten() -> None:
+    mine = (*LINE, entry(Epoch(3, 99), Mode.SOLE, 8))
+    rig = Rig(standing=Standing.SOLE, lineage=mine, epoch=Epoch(3, 99), position=at(Epoch(3, 99), 9))
+    rig.say(state=State.STANDALONE, standing=Standing.SOLE, epoch=Epoch(9, 9), position=at(Epoch(9, 9), 12),
+            lineage=(*LINE, entry(Epoch(9, 9), Mode.SOLE, 10)))  # fmt: skip
+    rig.run(300)
+    assert rig.state is State.WAITING
+    assert rig.ha.diverged is not None
+    assert rig.ha.durable.standing is Standing.BEHIND
+    assert not rig.asked(act.Follow)
+
+
+@pytest.mark.parametrize("wrong", [{"version": 99}, {"primary": True}])
+def test_t2_needs_a_peer_that_fits(wrong: dict[str, object]) -> None:
+    rig = Rig(primary=True)
+    lineage = (*LINE, entry(E3, Mode.SOLE, 10))
+    rig.say(state=State.STANDALONE, standing=Standing.SOLE, epoch=E3, position=at(E3, 12), lineage=lineage, **wrong)
+    rig.run(300)
+    assert rig.state is State.WAITING
+    assert rig.ha.mismatch()
+
+
+def test_t3_the_better_store_of_two_that_wait_serves() -> None:
+    rig = Rig().standalone()
+    claim = rig.asked(act.Claim)[0]
+    assert isinstance(claim, act.Claim)
+    assert claim.facts.standing is Standing.SOLE
+    assert claim.epoch.counter == 3  # highest counter seen from either, plus one
+
+
+def test_t3_sole_beats_a_longer_paired_store_of_the_same_epoch() -> None:
+    rig = Rig(standing=Standing.SOLE)
+    rig.say(standing=Standing.PAIRED, epoch=E2, position=at(E2, 50))
+    rig.run(200)
+    assert rig.state is State.STANDALONE
+
+
+def test_t3_waits_while_the_peer_has_not_looked_at_its_store() -> None:
+    rig = Rig()
+    rig.say(sub=Sub.STARTING, epoch=E1, position=at(E1, 1))
+    rig.run(300)
+    assert rig.state is State.WAITING
+
+
+def test_t4_the_worse_store_waits() -> None:
+    rig = Rig()
+    rig.say(epoch=E3, standing=Standing.SOLE, position=at(E3, 3))
+    rig.run(500)
+    assert rig.state is State.WAITING
+    assert not rig.asked(act.Claim)
+
+
+def test_f5_a_behind_server_never_claims_whatever_the_numbers_say() -> None:
+    rig = Rig(standing=Standing.BEHIND, position=at(E3, 500), epoch=E3)
+    rig.say(epoch=E1, position=at(E1, 1), standing=Standing.BEHIND)
+    rig.run(3000)
+    assert rig.state is State.WAITING
+
+
+def test_t5_a_sole_server_resumes_alone_when_the_gateway_answers_without_a_break() -> None:
+    rig = Rig(standing=Standing.SOLE)
+    rig.silence()
+    rig.run(700)
+    assert rig.state is State.WAITING
+    rig.run(400)
+    assert rig.state is State.STANDALONE
+
+
+def test_t5_a_failed_probe_begins_the_window_anew() -> None:
+    rig = Rig(standing=Standing.SOLE)
+    rig.silence()
+    rig.run(400)
+    rig.gateway = False
+    rig.run(400)
+    rig.gateway = True
+    rig.run(400)
+    assert rig.state is State.WAITING
+    rig.run(700)
+    assert rig.state is State.STANDALONE
+
+
+@pytest.mark.parametrize("standing", [Standing.NEW, Standing.PAIRED, Standing.BEHIND])
+def test_t6_nobody_else_serves_without_meeting_its_peer(standing: Standing) -> None:
+    rig = Rig(standing=standing)
+    rig.silence()
+    rig.run(5000)
+    assert rig.state is State.WAITING
+
+
+def test_t6_the_operator_may_promote_and_it_is_written_down() -> None:
+    rig = Rig()
+    rig.silence()
+    rig.run(100)
+    rig.ha.promote("ann", "today", rig.now_ms)
+    rig.run(100)
+    assert rig.state is State.STANDALONE
+    assert "ann" in rig.ha.durable.audit[0]
+
+
+def test_promote_is_refused_while_the_peer_serves() -> None:
+    rig = Rig()
+    rig.say(state=State.ACTIVE, epoch=E3)
+    rig.run(200)
+    with pytest.raises((OperationFailed, Unfinished)):
+        rig.ha.promote("ann", "today", rig.now_ms)
+
+
+def test_t19_two_new_servers_begin_with_the_primary() -> None:
+    for primary, state in ((True, State.STANDALONE), (False, State.WAITING)):
+        rig = Rig(standing=Standing.NEW, primary=primary)
+        rig.say(standing=Standing.NEW, epoch=Epoch(0, 0), position=rig.position, lineage=())
+        rig.run(300)
+        assert rig.state is state
+
+
+def test_a_server_without_a_peer_serves_at_once() -> None:
+    rig = Rig(standing=Standing.NEW, peer=False)
+    rig.peer.speaks = False
+    rig.run(50)
+    assert rig.state is State.STANDALONE
+
+
+# --- serving together -------------------------------------------------------------------------------------------------------
+
+
+def test_t7_one_lost_path_changes_nothing() -> None:
+    rig = Rig().active()
+    for _ in range(300):
+        rig.step()
+        rig.ha.contact.paths[0].heard_ms = rig.ha.contact.paths[0].contact_ms = LONG_AGO
+    assert rig.state is State.ACTIVE
+    assert rig.ha.granted
+
+
+@pytest.mark.parametrize("role", ["active", "passive"])
+def test_t8_silence_and_an_answering_gateway_for_a_whole_window_is_a_claim(role: str) -> None:
+    rig = getattr(Rig(primary=role == "active"), role)()
+    rig.silence()
+    rig.run(450)
+    assert rig.ha.step is Step.NONE
+    rig.store_answers = False
+    rig.run(400)
+    assert rig.ha.step is Step.CLAIM
+    assert rig.ha.sub(rig.now_ms) is Sub.CLAIMING  # O7: said, not served
+    rig.store_answers = True
+    rig.run(20)
+    assert rig.state is State.STANDALONE
+
+
+def test_t8_waits_longer_after_a_failed_probe_because_the_lan_path_may_still_be_connecting() -> None:
+    rig = Rig().active()
+    rig.run(400)
+    rig.ha.vote.record(rig.now_ms - 300, False)
+    rig.run(600)
+    failed_ms = rig.ha.vote.last_failed_ms
+    assert failed_ms is not None
+    rig.silence()
+    rig.run(1000)
+    assert rig.state is State.ACTIVE
+    rig.run(REJOIN_MS)
+    assert rig.state is State.STANDALONE
+
+
+def test_t8e_an_authentic_death_notice_shortens_the_window() -> None:
+    rig = Rig(primary=False).passive()
+    rig.silence()
+    rig.ha.hear_death("b", 7, rig.now_ms)
+    rig.run(50)
+    assert rig.state is State.STANDALONE
+
+
+@pytest.mark.parametrize("notice", [("b", 6), ("c", 7)])
+def test_t8e_a_notice_of_somebody_else_or_of_another_incarnation_is_nothing(notice: tuple[str, int]) -> None:
+    rig = Rig(primary=False).passive()
+    rig.ha.hear_death(*notice, rig.now_ms)
+    rig.run(100)
+    assert rig.state is State.PASSIVE
+
+
+def test_t8e_needs_the_right_and_an_answer_of_the_gateway() -> None:
+    rig = Rig(primary=False).passive()
+    rig.gateway = False
+    rig.silence()
+    rig.ha.hear_death("b", 7, rig.now_ms)
+    rig.run(100)
+    assert rig.state is State.PASSIVE
+
+
+@pytest.mark.parametrize("role", ["active", "passive"])
+def test_t9_f7_one_failed_probe_in_the_window_kills_the_right_for_good(role: str) -> None:
+    rig = getattr(Rig(primary=role == "active"), role)()
+    rig.silence()
+    rig.run(420)
+    rig.gateway = False
+    rig.run(250)
+    rig.gateway = True
+    rig.run(3000)
+    assert rig.state is State.WAITING
+    assert len(rig.asked(act.Claim)) == (1 if role == "active" else 0)
+
+
+@pytest.mark.parametrize("role", ["active", "passive", "copying"])
+def test_t9_f3_an_own_gap_ends_the_role_and_the_session(role: str) -> None:
+    rig = getattr(Rig(primary=role == "active"), role)()
+    before = rig.ha.contact.session
+    rig.silence()
+    rig.stop(400)
+    assert rig.state is State.WAITING
+    assert rig.ha.contact.session > before
+    assert len(rig.asked(act.ResetPath)) >= 2
+
+
+def test_f3_a_standalone_server_stays_standalone_over_a_gap() -> None:
+    rig = Rig().standalone()
+    rig.stop(2000)
+    rig.run(100)
+    assert rig.state is State.STANDALONE
+
+
+def test_f6_the_hearing_server_yields_to_the_deaf_one() -> None:
+    rig = Rig().active()
+    rig.say(hears=False)
+    rig.step()
+    assert rig.state is State.WAITING
+
+
+def test_f6_a_missing_echo_alone_is_no_claim() -> None:
+    rig = Rig().active()
+    claims = len(rig.asked(act.Claim))
+    rig.peer.echoes = False
+    rig.run(3000)
+    assert len(rig.asked(act.Claim)) == claims
+    assert rig.state is State.WAITING
+
+
+def test_f1_contact_is_dated_by_the_own_clock_at_the_own_send() -> None:
+    rig = Rig().active()
+    sent_ms = rig.ha.contact.contact_ms
+    rig.peer.echoes = False
+    rig.run(300)
+    assert rig.ha.contact.contact_ms - sent_ms <= 250
+    assert rig.ha.contact.heard_ms > rig.now_ms - 60
+
+
+def test_f4_older_facts_that_arrive_late_are_ignored() -> None:
+    rig = Rig().active()
+    old = rig.ha.contact.beat
+    assert old is not None
+    rig.say(state=State.PASSIVE)
+    rig.hear(old.__class__(**{name: getattr(old, name) for name in old.__struct_fields__} | {"state": State.WAITING}))
+    rig.step()
+    assert rig.state is State.ACTIVE
+
+
+@pytest.mark.parametrize("role", ["active", "passive"])
+def test_t10_a_peer_that_says_it_has_no_role_is_followed_on_at_once(role: str) -> None:
+    rig = getattr(Rig(primary=role == "active"), role)()
+    rig.say(state=State.WAITING, session=Session(7, 2), seq=0)
+    rig.run(120)
+    assert rig.state is State.STANDALONE
+
+
+@pytest.mark.parametrize("higher", [{"epoch": Epoch(9, 9)}, {"standing": Standing.SOLE}])
+def test_t10_yields_to_a_waiting_peer_that_knows_more(higher: dict[str, object]) -> None:
+    rig = Rig(primary=False).passive()
+    rig.say(state=State.WAITING, session=Session(7, 2), seq=0, position=at(Epoch(9, 9), 50), **higher)
+    rig.run(120)
+    assert rig.state is State.WAITING
+
+
+def test_t11_a_full_disk_or_a_drop_of_the_active_ends_the_passive() -> None:
+    rig = Rig(primary=False).passive()
+    rig.ha.give_up_copy("this server's disk is full", rig.now_ms)
+    assert rig.state is State.WAITING
+    rig = Rig(primary=False).passive()
+    rig.hear(Drop(rig.peer.session, rig.ha.contact.session, "too slow"))
+    assert rig.state is State.WAITING
+
+
+def test_t11_a_drop_for_another_session_is_nothing() -> None:
+    rig = Rig(primary=False).passive()
+    rig.hear(Drop(rig.peer.session, Session(5, 0), "too slow"))
+    assert rig.state is State.PASSIVE
+
+
+def test_t12_a_switchover_waits_until_all_that_was_accepted_is_confirmed() -> None:
+    rig = Rig().active()
+    rig.ha.drained = False
+    rig.ha.leave("switchover", rig.now_ms, exit=False)
+    rig.run(500)
+    assert rig.state is State.ACTIVE
+    rig.ha.drained = True
+    rig.step()
+    assert rig.state is State.WAITING
+
+
+def test_t12_a_stopping_server_claims_nothing_and_exits_when_the_other_serves() -> None:
+    rig = Rig().active()
+    rig.ha.leave("stopped", rig.now_ms, exit=True)
+    rig.run(100)
+    assert rig.state is State.WAITING
+    assert not rig.asked(act.Halt)
+    rig.say(state=State.STANDALONE, standing=Standing.SOLE, epoch=Epoch(9, 9))
+    rig.run(50)
+    assert [halt.code for halt in rig.asked(act.Halt) if isinstance(halt, act.Halt)] == [0]
+
+
+def test_switchover_needs_a_peer_in_sync() -> None:
+    rig = Rig().standalone()
+    with pytest.raises(OperationFailed):
+        rig.ha.leave("switchover", rig.now_ms, exit=False)
+
+
+def test_t13_the_lower_of_two_lone_epochs_stops_and_says_behind_first() -> None:
+    rig = Rig().standalone()
+    rig.say(state=State.STANDALONE, standing=Standing.SOLE, epoch=Epoch(9, 9), position=at(Epoch(9, 9), 30))
+    rig.step()
+    assert rig.state is State.WAITING
+    kinds = [type(action) for action in rig.done]
+    assert kinds.index(act.SaveFacts) < len(kinds) - 1 - kinds[::-1].index(act.StandDown)
+    rig.run(50)
+    assert rig.ha.durable.standing is Standing.BEHIND
+
+
+@pytest.mark.parametrize("facts", [{"state": State.STANDALONE, "epoch": Epoch(9, 9)}, {"sub": Sub.CLAIMING}])
+def test_t13_an_active_server_yields_to_who_serves_or_claims_above_it(facts: dict[str, object]) -> None:
+    rig = Rig().active()
+    rig.say(**facts)
+    rig.step()
+    assert rig.state is State.WAITING
+    assert rig.ha.facts.standing is Standing.PAIRED
+
+
+def test_t14_o2_pairing_is_durable_before_the_grant_goes_out() -> None:
+    rig = Rig().feeding()
+    rig.run(500)
+    assert rig.state is State.STANDALONE  # the link must be stable for a second
+    rig.store_answers = False
+    rig.run(900)
+    assert (rig.state, rig.ha.step) == (State.ACTIVE, Step.PAIR)
+    pair = rig.asked(act.PairUp)[0]
+    assert isinstance(pair, act.PairUp)
+    assert pair.facts.standing is Standing.PAIRED
+    assert not rig.grants()
+    rig.store_answers = True
+    rig.run(50)
+    assert rig.grants()[0].position == rig.ha.position
+
+
+def test_t14_waits_five_seconds_after_a_flap_and_one_after_a_restart_of_the_peer() -> None:
+    rig = Rig().feeding()
+    rig.run(500)
+    rig.silence()
+    rig.run(700)
+    rig.peer.speaks = rig.peer.echoes = True
+    rig.run(4000)
+    assert rig.state is State.STANDALONE
+    assert rig.ha.stable_need_ms == 5000
+    rig.say(session=Session(8, 1), seq=0)
+    rig.run(100)
+    assert rig.ha.stable_need_ms == 1000
+
+
+def test_a_new_session_of_either_side_without_a_loss_is_no_flap() -> None:
+    rig = Rig().feeding()
+    rig.run(500)
+    rig.say(session=Session(7, 2), seq=0)
+    rig.run(500)
+    assert rig.ha.stable_need_ms == 1000
+
+
+def test_t14_again_a_new_grant_restores_a_right_that_died_of_a_doubt() -> None:
+    rig = Rig().active()
+    rig.say(right=False)
+    rig.run(1500)
+    assert rig.ha.epoch.counter == 5
+    assert rig.grants()[-1].position.epoch == rig.ha.epoch
+
+
+def test_t15_a_grant_is_accepted_only_at_exactly_its_position() -> None:
+    rig = Rig(primary=False).copying()
+    rig.hear(Grant(rig.peer.session, rig.ha.contact.session, at(Epoch(4, 44), 13)))
+    assert rig.ha.step is Step.NONE
+
+
+@pytest.mark.parametrize("wrong", ["session", "to_session"])
+def test_t15_a_grant_of_or_for_another_session_is_not_obeyed(wrong: str) -> None:
+    rig = Rig(primary=False).copying()
+    rig.ha.advanced(at(Epoch(4, 44), 13), 0)
+    sessions = {"session": rig.peer.session, "to_session": rig.ha.contact.session} | {wrong: Session(1, 1)}
+    rig.hear(Grant(**sessions, position=at(Epoch(4, 44), 13)))
+    assert rig.ha.step is Step.NONE
+
+
+def test_f2_a_grant_is_obeyed_only_in_fresh_contact() -> None:
+    rig = Rig(primary=False).copying()
+    rig.ha.advanced(at(Epoch(4, 44), 13), 0)
+    rig.peer.echoes = False
+    rig.run(700)
+    rig.hear(Grant(rig.peer.session, rig.ha.contact.session, at(Epoch(4, 44), 13)))
+    assert rig.ha.step is Step.NONE
+
+
+def test_o3_paired_is_durable_before_the_server_says_passive() -> None:
+    rig = Rig(primary=False).copying()
+    rig.ha.advanced(at(Epoch(4, 44), 13), 0)
+    rig.store_answers = False
+    rig.hear(Grant(rig.peer.session, rig.ha.contact.session, at(Epoch(4, 44), 13)))
+    rig.step()
+    assert (rig.state, rig.ha.step) == (State.PASSIVE_SYNC, Step.ACCEPT)
+    assert rig.ha.durable.standing is Standing.BEHIND
+
+
+@pytest.mark.parametrize("lost", [{"state": State.WAITING}, {"session": Session(7, 2), "seq": 0}, {"epoch": Epoch(9, 9)}])
+def test_t16_a_copy_whose_source_is_lost_or_began_anew_starts_over(lost: dict[str, object]) -> None:
+    rig = Rig(primary=False).copying()
+    falls = len(rig.asked(act.StandDown))
+    rig.say(**lost)
+    rig.step()
+    assert len(rig.asked(act.StandDown)) == falls + 1
+    assert rig.ha.durable.standing is Standing.BEHIND
+
+
+def test_t16_a_passive_whose_active_went_on_alone_is_not_in_sync_any_more() -> None:
+    rig = Rig(primary=False).passive()
+    rig.say(state=State.STANDALONE, standing=Standing.SOLE, epoch=Epoch(5, 5))
+    rig.step()
+    assert rig.state is State.WAITING
+
+
+def test_t17_a_lone_server_without_gateway_and_peer_stops_and_comes_back_by_itself() -> None:
+    rig = Rig().standalone()
+    rig.silence()
+    rig.gateway = False
+    rig.run(1700)
+    assert rig.state is State.WAITING
+    assert rig.ha.durable.standing is Standing.SOLE
+    rig.gateway = True
+    rig.run(1500)
+    assert rig.state is State.STANDALONE
+
+
+def test_t20_an_active_cut_off_from_clients_hands_over_once() -> None:
+    rig = Rig().active()
+    rig.gateway = False
+    rig.run(3000)
+    assert rig.state is State.WAITING
+
+
+def test_t20_a_gateway_silent_for_both_changes_nothing() -> None:
+    rig = Rig().active()
+    rig.gateway = False
+    rig.say(gateway=False)
+    rig.run(5000)
+    assert rig.state is State.ACTIVE
+
+
+# --- order rules ------------------------------------------------------------------------------------------------------------
+
+
+def test_o1_nobody_is_standalone_before_sole_is_durable() -> None:
+    rig = Rig()
+    rig.say(sub=Sub.STARTING, epoch=E1, position=at(E1, 4))
+    rig.run(100)
+    rig.store_answers = False
+    rig.say(sub=Sub.NONE)
+    rig.run(300)
+    assert (rig.state, rig.ha.step) == (State.WAITING, Step.CLAIM)
+    assert rig.ha.durable.standing is Standing.PAIRED
+
+
+def test_o4_every_change_of_writer_or_mode_has_an_epoch_of_its_own() -> None:
+    rig = Rig().active()
+    epochs = [each.epoch for each in rig.lineage]
+    assert [epoch.counter for epoch in epochs] == [1, 2, 3, 4]
+    rig.say(state=State.WAITING, session=Session(7, 2), seq=0)
+    rig.run(120)
+    assert rig.ha.epoch.counter == 5
+
+
+def test_a_discarded_store_is_set_aside_only_where_it_lost() -> None:
+    rig = Rig()
+    rig.run(30)
+    with pytest.raises((OperationFailed, Unfinished)):
+        rig.ha.resync(rig.now_ms)
+
+
+def test_every_row_of_the_table_says_why() -> None:
+    assert all(row.reason for row in TABLE)
+    assert E2 in {each.epoch for each in LINE}
+
+
+def test_t12_a_hand_over_is_called_off_where_the_peer_is_lost_meanwhile() -> None:
+    rig = Rig().active()
+    rig.ha.drained = False
+    rig.ha.leave("switchover", rig.now_ms, exit=False)
+    rig.silence()
+    rig.run(1100)
+    assert rig.ha.leaving is None
+    assert rig.state is State.STANDALONE

@@ -1,0 +1,143 @@
+"""The active's side of replication: what counts as an acknowledgement, and what is sent again."""
+
+from tests.core.ha_rig import E2, at
+from zmqha.core import limits
+from zmqha.core.actions import CopyOut, SendBulk, StopCopy
+from zmqha.core.events import CopyBegun, CopyDone, CopyPart
+from zmqha.core.peer_protocol import CopyBegin, CopyEnd, CopyPages, Follow, Piece, Session, Stored
+from zmqha.core.position import NOWHERE, Position
+from zmqha.core.shipment import Shipment
+from zmqha.core.source import Phase, Source
+
+MINE, THEIRS = Session(5, 1), Session(7, 1)
+
+
+def follow(position: Position = NOWHERE, attempt: int = 1) -> Follow:
+    return Follow(THEIRS, MINE, position, attempt)
+
+
+def stored(position: Position, copied: int = 0, session: Session = THEIRS) -> Stored:
+    return Stored(session, MINE, position, copied)
+
+
+def ship(txn: int) -> Shipment:
+    return Shipment(at(E2, txn), txn - 1, 4096, b"", 0, [], [], b"head", b"pages")
+
+
+def streaming() -> Source:
+    """A source whose follower has taken the whole copy, at transaction 9."""
+    source = Source()
+    source.follow(b"r1", follow(), 0)
+    source.copy_begun(CopyBegun(1, 4096, 2))
+    source.copy_part(CopyPart(1, ((2, 2),), bytes(8192), 0))
+    source.copy_done(CopyDone(1, at(E2, 9), b"meta"))
+    source.stored(b"r1", stored(at(E2, 9), 8192), 10)
+    source.take_actions()
+    return source
+
+
+def sent(source: Source) -> list[object]:
+    return [action.message for action in source.take_actions() if isinstance(action, SendBulk)]
+
+
+def test_a_follower_that_has_nothing_gets_a_copy_in_order() -> None:
+    source = Source()
+    source.follow(b"r1", follow(), 0)
+    begin = source.take_actions()[0]
+    assert isinstance(begin, CopyOut)
+    assert begin.begin
+    source.copy_begun(CopyBegun(begin.copy, 4096, 2))
+    source.copy_part(CopyPart(begin.copy, ((2, 2),), bytes(8192), 0))
+    source.copy_done(CopyDone(begin.copy, at(E2, 9), b"meta"))
+    assert [type(message) for message in sent(source)] == [CopyBegin, CopyPages, CopyEnd]
+    assert source.phase is Phase.STREAMING
+    assert not source.in_sync  # not before the follower says that it has all of it
+
+
+def test_a_repeated_follow_changes_nothing_and_a_new_attempt_begins_again() -> None:
+    source = Source()
+    source.follow(b"r1", follow(), 0)
+    source.take_actions()
+    source.follow(b"r1", follow(), 50)
+    assert source.take_actions() == []
+    source.follow(b"r2", follow(attempt=2), 100)
+    assert [type(action) for action in source.take_actions()] == [StopCopy, CopyOut]
+
+
+def test_events_of_an_older_copy_are_dropped() -> None:
+    source = Source()
+    source.follow(b"r1", follow(), 0)
+    source.follow(b"r2", follow(attempt=2), 100)
+    source.take_actions()
+    source.copy_begun(CopyBegun(1, 4096, 2))
+    source.copy_done(CopyDone(1, at(E2, 9), b"meta"))
+    assert sent(source) == []
+    assert source.phase is Phase.COPYING
+
+
+def test_acknowledgements_are_cumulative() -> None:
+    source = streaming()
+    for txn in (10, 11, 12):
+        source.committed(ship(txn), 20)
+    source.stored(b"r1", stored(at(E2, 11)), 30)
+    assert source.acked == at(E2, 11)
+    assert not source.empty
+
+
+def test_an_acknowledgement_of_another_chain_at_the_same_number_is_none() -> None:
+    source = streaming()
+    source.committed(ship(10), 20)
+    source.stored(b"r1", stored(at(E2, 10, mark=1)), 30)
+    assert source.acked == at(E2, 9)
+
+
+def test_an_acknowledgement_of_another_session_is_none() -> None:
+    source = streaming()
+    source.committed(ship(10), 20)
+    source.stored(b"r1", stored(at(E2, 10), session=Session(6, 1)), 30)
+    assert source.acked == at(E2, 9)
+
+
+def test_a_late_acknowledgement_of_something_older_takes_nothing_back() -> None:
+    source = streaming()
+    source.committed(ship(10), 20)
+    source.stored(b"r1", stored(at(E2, 10)), 30)
+    source.stored(b"r1", stored(at(E2, 9)), 31)
+    assert source.acked == at(E2, 10)
+
+
+def test_what_is_not_acknowledged_is_sent_again_over_a_new_connection() -> None:
+    source = streaming()
+    source.committed(ship(10), 20)
+    source.committed(ship(11), 20)
+    source.take_actions()
+    source.stored(b"r2", stored(at(E2, 10)), 30)
+    again = sent(source)
+    assert [message.position.txn for message in again if isinstance(message, Piece)] == [11]
+
+
+def test_a_copy_whose_connection_moved_begins_again() -> None:
+    source = Source()
+    source.follow(b"r1", follow(), 0)
+    source.take_actions()
+    source.stored(b"r2", stored(NOWHERE, 4096), 10)
+    assert [type(action) for action in source.take_actions()] == [StopCopy, CopyOut]
+
+
+def test_the_window_is_bounded_and_its_age_is_known() -> None:
+    source = streaming()
+    for txn in range(10, 10 + limits.WINDOW_SHIPMENTS):
+        assert source.room
+        source.committed(ship(txn), 100 + txn)
+    assert not source.room
+    assert not source.in_sync
+    assert source.overdue_ms(2110) == 2000
+    assert source.too_slow(2111, 2000)
+
+
+def test_without_a_follower_nothing_is_kept() -> None:
+    source = streaming()
+    source.reset()
+    source.committed(ship(10), 20)
+    assert source.empty
+    assert source.acked == NOWHERE
