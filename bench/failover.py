@@ -21,7 +21,7 @@ from pair import Pair, other, pair
 from report import Report, parser, percentile
 
 import zmqha
-from zmqha.cli.demo_server import LogEvent
+from zmqha.cli.demo.server import LogEvent
 
 QUEUE = "bench/failover"
 LEAD_S = 0.5  # load before the fault, at least

@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 
 import zmqha
 from zmqha.cli import contexts, provision
-from zmqha.cli.demo_gateway import Gateway
-from zmqha.cli.demo_ports import Ports
-from zmqha.cli.demo_server import LogEvent, Server
+from zmqha.cli.demo.gateway import Gateway
+from zmqha.cli.demo.ports import Ports
+from zmqha.cli.demo.server import LogEvent, Server
 from zmqha.errors import ZmqhaError
 
 NAMES = ("a", "b")

@@ -71,7 +71,7 @@ def test_a_title_wider_than_its_table_fits() -> None:
 
 
 def test_queue_ls(run: Run, pair: Pair) -> None:
-    pair.answers["queue.ls"] = [QUEUE]
+    pair.answers["queue.ls"] = {"queues": [QUEUE]}
 
     outcome = run("queue", "ls")
 
@@ -80,7 +80,7 @@ def test_queue_ls(run: Run, pair: Pair) -> None:
 
 
 def test_queue_verbs_ask_what_they_must(run: Run, pair: Pair) -> None:
-    pair.answers |= {"queue.add": QUEUE, "queue.rm": {}, "queue.purge": {"purged": 12}, "queue.info": QUEUE}
+    pair.answers |= {"queue.add": QUEUE, "queue.rm": {"removed": 0}, "queue.purge": {"removed": 12}, "queue.info": QUEUE}
 
     assert run("queue", "add", "orders", "--max-messages", "100").code == 0
     assert "12 messages deleted" in run("queue", "purge", "orders", "--yes").out
@@ -246,7 +246,7 @@ def test_the_default_gateway_is_read_from_the_routes(tmp_path: Path) -> None:
 def test_contexts_lead_to_urls(run: Run, pair: Pair, tmp_path: Path) -> None:
     place = tmp_path / "pair"
     run("init", "a", "b", "--single-machine", "--dir", str(place))
-    pair.answers["queue.ls"] = []
+    pair.answers["queue.ls"] = {"queues": []}
     added = run("context", "add", "demo", str(place / "client" / "context.toml"), "--select")
     run("context", "add", "other", "zmqha://me:secret@other:7400")
     listed = run("context", "ls")
@@ -266,7 +266,7 @@ def test_contexts_lead_to_urls(run: Run, pair: Pair, tmp_path: Path) -> None:
 def test_a_context_file_works_without_being_saved(run: Run, pair: Pair, tmp_path: Path) -> None:
     file = tmp_path / "context.toml"
     file.write_text(f'url = "{URL}"\n')
-    pair.answers["queue.ls"] = []
+    pair.answers["queue.ls"] = {"queues": []}
 
     assert run("--context", str(file), "queue", "ls", url=None).code == 0
     assert pair.connected_with == [URL]

@@ -14,14 +14,15 @@ from typing import Any
 
 import pytest
 
-from zmqha.cli import demo_acts, failure, run
-from zmqha.cli.demo_chart import chart
-from zmqha.cli.demo_gateway import Gateway
-from zmqha.cli.demo_ledger import Confirmed, Delivered
-from zmqha.cli.demo_ports import Ports
-from zmqha.cli.demo_relay import HOST, Cable
-from zmqha.cli.demo_report import JSON_NAME, SVG_NAME
-from zmqha.cli.demo_stage import Stage
+from zmqha.cli import failure, run
+from zmqha.cli.demo import acts
+from zmqha.cli.demo.chart import chart
+from zmqha.cli.demo.gateway import Gateway
+from zmqha.cli.demo.ledger import Confirmed, Delivered
+from zmqha.cli.demo.ports import Ports
+from zmqha.cli.demo.relay import HOST, Cable
+from zmqha.cli.demo.report import JSON_NAME, SVG_NAME
+from zmqha.cli.demo.stage import Stage
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = [sys.executable, "-P", "-c", "from zmqha.cli import main; main()", "demo"]
@@ -120,7 +121,7 @@ def test_a_demo_that_cannot_go_on_says_so_and_tidies_up(
 ) -> None:
     (tmp_path / "tmp").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
-    monkeypatch.setattr(demo_acts, "FORM_S", 0.0)
+    monkeypatch.setattr(acts, "FORM_S", 0.0)
 
     assert run(["demo", "--report", str(tmp_path)]) == failure.FAILED
 
@@ -149,7 +150,7 @@ def planted(stage: Stage) -> None:
 def test_a_lost_message_fails_the_demo(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(demo_acts, "perform", planted)
+    monkeypatch.setattr(acts, "perform", planted)
 
     assert run(["demo", "--report", str(tmp_path)]) == failure.FAILED
 
@@ -162,7 +163,7 @@ def test_a_lost_message_fails_the_demo(
 
 
 def test_json_is_the_only_thing_on_stdout(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(demo_acts, "perform", planted)
+    monkeypatch.setattr(acts, "perform", planted)
 
     assert run(["demo", "--json", "--no-report"]) == failure.FAILED
 
@@ -175,7 +176,7 @@ def test_a_report_that_cannot_be_written_is_refused_at_once(tmp_path: Path, caps
 
 
 def test_no_rich_when_nobody_looks() -> None:
-    code = "import sys; from zmqha.cli import demo_screen; demo_screen.pick(silent=False); print('rich' in sys.modules)"
+    code = "import sys; from zmqha.cli.demo import screen; screen.pick(silent=False); print('rich' in sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True
     )
@@ -231,7 +232,7 @@ def test_nothing_passes_a_cut_cable_and_all_of_it_after_mending() -> None:
 
 
 def test_the_chart_needs_only_the_document(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(demo_acts, "perform", planted)
+    monkeypatch.setattr(acts, "perform", planted)
     run(["demo", "--report", str(tmp_path)])
     report = json.loads((tmp_path / JSON_NAME).read_text())
 

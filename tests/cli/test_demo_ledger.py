@@ -4,10 +4,10 @@ import math
 
 import pytest
 
-from zmqha.cli.demo_ledger import Confirmed, Delivered, Ledger, Pause, first_after, longest_pause, per_bin
-from zmqha.cli.demo_screen import GLYPHS, LEGEND, Scene, bar, progress, sparkline
-from zmqha.cli.demo_server import LogEvent, parse_event
-from zmqha.cli.demo_timeline import ROLES, SHOWN, Timeline
+from zmqha.cli.demo.ledger import Confirmed, Delivered, Ledger, Pause, first_after, longest_pause, per_bin
+from zmqha.cli.demo.screen import GLYPHS, LEGEND, Scene, bar, progress, sparkline
+from zmqha.cli.demo.server import LogEvent, parse_event
+from zmqha.cli.demo.timeline import ROLES, SHOWN, Timeline
 
 
 def ledger(confirmed: str, delivered: str, sent: int | None = None) -> Ledger:

@@ -51,7 +51,7 @@ def test_a_full_batch_leaves_while_others_are_in_flight_up_to_the_window():
 def test_a_batch_is_full_by_bytes_too_and_one_large_message_is_a_batch():
     stream = Stream("q", 7)
     stream.limit_bytes = 100
-    big = [stream.add(pack_record(bytes(size), sent_ms=0), 0, 4, 0) for size in (10, 10, 500, 10)]
+    big = [stream.add(pack_record(bytes(size), sent_ms=0), 0) for size in (10, 10, 500, 10)]
     assert [len(set(map(id, big[:2]))), len({id(batch) for batch in big})] == [1, 3]
 
 
@@ -64,14 +64,6 @@ def test_another_priority_begins_another_batch_and_order_stays():
     assert [(read_head(batch.data).first, read_head(batch.data).priority) for batch in batches] == [(1, 4), (3, 9)]
     stream.confirm(3, BOTH)
     assert heads(stream.take()) == [(4, 1)]
-
-
-def test_the_earliest_expiry_is_in_the_header():
-    stream = Stream("q", 7)
-    for expires in (50, 20, 70):
-        stream.add(pack_record(b"", sent_ms=0, expires_ms=expires), 2, 4, expires)
-    head = read_head(stream.take()[0].data)
-    assert (head.expiry_ms, head.flags) == (20, 2)
 
 
 def test_a_new_session_sends_again_unchanged_and_in_order():

@@ -245,6 +245,10 @@ class Pair:
     def state(self, name: str) -> str:
         return str(self.row(name).get("state", "unreachable")) if self[name].running else "down"
 
+    def wait_settled_waiting(self, name: str) -> None:
+        """WAITING, and done with looking at its own store, so that an operator may promote it."""
+        self.wait(lambda: (self.row(name).get("state"), self.row(name).get("sub")) == ("WAITING", ""), f"{name} WAITING")
+
     def active(self) -> str:
         """The name of the server that serves; waits for one."""
         self.wait(lambda: any(self.state(name) in ("ACTIVE", "STANDALONE") for name in "ab"), "a server that serves")

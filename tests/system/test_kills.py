@@ -189,7 +189,7 @@ def test_what_both_disks_confirmed_is_on_either_disk_alone(survivor: str) -> Non
         assert all(one.durability == 2 for one in sent if one.outcome is Outcome.OK)
         left = passive if survivor == "passive" else active
         both[left].start()
-        both.wait(lambda: both.state(left) == "WAITING", "the survivor's answer")
+        both.wait_settled_waiting(left)
         both.admin(left, "promote", accept_loss_of_peer=True)
         reader = Reader(both.url, "r")
         reader.drain()

@@ -77,7 +77,7 @@ def test_two_branches_are_told_apart_and_the_loser_copies_only_when_told() -> No
     with pair() as both:
         stale, fresh = make_stale(both)
         both[stale].start()
-        both.wait(lambda: both.state(stale) == "WAITING", "the stale server's answer")
+        both.wait_settled_waiting(stale)
         with pytest.raises(OperationFailed, match="accept-loss-of-peer"):
             both.admin(stale, "promote")
         both.admin(stale, "promote", accept_loss_of_peer=True)

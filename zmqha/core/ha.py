@@ -208,8 +208,7 @@ class HA(Acts):
 
     def promote(self, who: str, wall: str, now_ms: int) -> None:
         """The operator's way round T6, audited: serve although the peer may hold newer messages."""
-        if self.state is not State.WAITING or self.step is not Step.NONE:
-            raise Unfinished(f"this server is {self.state}, not waiting", cause="only a waiting server can be promoted")
+        self._only_while_waiting("promoted")
         if self.contact.best_path(now_ms, self.timers.lost_ms) is not None and self.peer_state() in SERVING:
             raise OperationFailed(
                 "the peer is serving", cause="promoting this server would make two actives", cure="use `zmqha switchover`"
@@ -224,10 +223,19 @@ class HA(Acts):
         self.facts = self.facts._replace(audit=(*self.facts.audit, act))
         self.claim(now_ms, f"promoted by {who}")
 
+    def _only_while_waiting(self, what: str) -> None:
+        if self.state is not State.WAITING:
+            raise OperationFailed(
+                f"this server is {self.state}", cause=f"only one that is WAITING can be {what}", cure="look at `zmqha status`"
+            )
+        if self.step is not Step.NONE:
+            raise Unfinished(
+                "this server is still looking at its own store", cause="it has just started", cure="try again in a second"
+            )
+
     def resync(self, now_ms: int) -> None:
         """The operator's cure for divergence: set the own store aside and copy the peer's."""
-        if self.state is not State.WAITING or self.step is not Step.NONE:
-            raise Unfinished(f"this server is {self.state}, not waiting", cause="only a waiting server can discard its store")
+        self._only_while_waiting("told to discard its store")
         if self.facts.standing is not Standing.BEHIND:
             raise OperationFailed(
                 f"this store is not the loser of a divergence (it is {self.facts.standing})",

@@ -8,7 +8,7 @@ import time
 from typing import NamedTuple
 
 import zmqha
-from zmqha.cli.demo_ledger import Confirmed, Delivered, Ledger
+from zmqha.cli.demo.ledger import Confirmed, Delivered, Ledger
 from zmqha.client.handle import Handle
 from zmqha.errors import ConnectionLost, FailoverTimeout, OutcomeUnknown, ZmqhaError
 

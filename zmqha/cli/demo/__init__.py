@@ -50,19 +50,21 @@ def demo(
     Takes about 13 s, at most 30 s. Needs no root, no network, no ping; leaves nothing behind but the report. Exit code 1 if an
     acknowledged message was lost, one was stored twice or damaged, or the two stores differ at the end.
     """
-    from zmqha.cli import demo_keep, demo_report, demo_screen
-    from zmqha.cli.demo_acts import perform
-    from zmqha.cli.demo_interrupt import interruptible
-    from zmqha.cli.demo_pair import Pair
-    from zmqha.cli.demo_stage import Settings, Stage
+    from zmqha.cli.demo import keep as keeping
+    from zmqha.cli.demo import report as reports
+    from zmqha.cli.demo import screen as screens
+    from zmqha.cli.demo.acts import perform
+    from zmqha.cli.demo.interrupt import interruptible
+    from zmqha.cli.demo.pair import Pair
+    from zmqha.cli.demo.stage import Settings, Stage
 
     as_json = as_json or invocation.format == "json"
     if not no_report:
-        demo_report.check_place(report)
+        reports.check_place(report)
     settings = Settings(secrets.randbelow(10_000) if seed is None else seed, rate, seconds, cut_link)
-    screen = demo_screen.pick(silent=as_json or invocation.quiet)
+    screen = screens.pick(silent=as_json or invocation.quiet)
     with interruptible(), Pair(cable=cut_link) as pair:
-        screen.say(*demo_report.heading(settings))
+        screen.say(*reports.heading(settings))
         stage = Stage(settings, pair, screen)
         failed: ZmqhaError | None = None
         screen.open()
@@ -74,17 +76,17 @@ def demo(
         finally:
             stage.tick(last=True)
             screen.close()
-        document = demo_report.document(stage)
-        files = () if no_report else demo_report.write(report, document)
+        document = reports.document(stage)
+        files = () if no_report else reports.write(report, document)
         if as_json:
             click.echo(table.as_json(document))
-        screen.say(*demo_report.summary(stage, document, files))
+        screen.say(*reports.summary(stage, document, files))
         if stage.faults:
             raise failed or _failure(stage.faults, files)
         if keep:
-            demo_keep.keep(pair, screen, stage.timeline.epochs)
+            keeping.keep(pair, screen, stage.timeline.epochs)
         else:
-            screen.say(*demo_report.farewell(settings))
+            screen.say(*reports.farewell(settings))
 
 
 def _failure(faults: list[str], files: tuple[Path, ...]) -> OperationFailed:

@@ -9,11 +9,11 @@ from typing import Any, Self
 
 import zmqha
 from zmqha.cli import contexts, provision
-from zmqha.cli.demo_gateway import Gateway
-from zmqha.cli.demo_interrupt import shielded
-from zmqha.cli.demo_ports import Ports
-from zmqha.cli.demo_relay import HOST, Cable
-from zmqha.cli.demo_server import LogEvent, Server
+from zmqha.cli.demo.gateway import Gateway
+from zmqha.cli.demo.interrupt import shielded
+from zmqha.cli.demo.ports import Ports
+from zmqha.cli.demo.relay import HOST, Cable
+from zmqha.cli.demo.server import LogEvent, Server
 from zmqha.errors import ZmqhaError
 
 NAMES = ("A", "B")

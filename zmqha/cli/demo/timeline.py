@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from zmqha.cli.demo_server import LogEvent
+from zmqha.cli.demo.server import LogEvent
 
 SETTLE_S = 0.15  # log files are read a little later than clients report; lines are shown in the order of their moments
 ROLES = {

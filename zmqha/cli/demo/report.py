@@ -8,12 +8,12 @@ from typing import Any
 
 import zmqha
 from zmqha.cli import table
-from zmqha.cli.demo_chart import chart
-from zmqha.cli.demo_ledger import Pause, longest_pause, per_bin
-from zmqha.cli.demo_load import BODY_BYTES, PRODUCERS
-from zmqha.cli.demo_pair import NAMES
-from zmqha.cli.demo_screen import LEGEND, Line, picture
-from zmqha.cli.demo_stage import Settings, Stage
+from zmqha.cli.demo.chart import chart
+from zmqha.cli.demo.ledger import Pause, longest_pause, per_bin
+from zmqha.cli.demo.load import BODY_BYTES, PRODUCERS
+from zmqha.cli.demo.pair import NAMES
+from zmqha.cli.demo.screen import LEGEND, Line, picture
+from zmqha.cli.demo.stage import Settings, Stage
 from zmqha.cli.doctor import flush_times
 from zmqha.errors import OperationFailed
 

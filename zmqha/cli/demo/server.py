@@ -1,6 +1,6 @@
 """One server of the demo: a process of its own, told by its pid, and the log that it writes.
 
-``python -m zmqha.cli.demo_server CONFIG NAME`` is what runs in it: the real server, which additionally ends when the demo does,
+``python -m zmqha.cli.demo.server CONFIG NAME`` is what runs in it: the real server, which additionally ends when the demo does,
 however that happens.
 """
 
@@ -55,7 +55,7 @@ class Server:
 
     def start(self) -> None:
         """A session of its own: Ctrl-C reaches the demo, which decides what happens to its servers."""
-        command = [sys.executable, "-P", "-m", "zmqha.cli.demo_server", str(self._config), self.name, str(os.getpid())]
+        command = [sys.executable, "-P", "-m", "zmqha.cli.demo.server", str(self._config), self.name, str(os.getpid())]
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self._environment, start_new_session=True

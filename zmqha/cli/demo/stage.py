@@ -7,11 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from zmqha.cli.demo_ledger import per_bin
-from zmqha.cli.demo_load import Load
-from zmqha.cli.demo_pair import Pair
-from zmqha.cli.demo_screen import Line, Scene, Screen, progress, sparkline
-from zmqha.cli.demo_timeline import Timeline
+from zmqha.cli.demo.ledger import per_bin
+from zmqha.cli.demo.load import Load
+from zmqha.cli.demo.pair import Pair
+from zmqha.cli.demo.screen import Line, Scene, Screen, progress, sparkline
+from zmqha.cli.demo.timeline import Timeline
 from zmqha.errors import OperationFailed
 
 LIMIT_S = 27.0  # of the acts; what is left of 30 s is for tidying up

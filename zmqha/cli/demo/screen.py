@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import click
 
-from zmqha.cli.demo_timeline import SHOWN, Moment, Timeline
+from zmqha.cli.demo.timeline import SHOWN, Moment, Timeline
 
 if TYPE_CHECKING:
     from rich.live import Live

@@ -2,9 +2,9 @@
 
 import time
 
-from zmqha.cli.demo_pair import Pair
-from zmqha.cli.demo_screen import Line, Screen, moment_line
-from zmqha.cli.demo_timeline import Timeline
+from zmqha.cli.demo.pair import Pair
+from zmqha.cli.demo.screen import Line, Screen, moment_line
+from zmqha.cli.demo.timeline import Timeline
 
 BACK_S = 3.0  # a killed server is started again after this long
 _TICK_S = 0.1

@@ -1,0 +1,5 @@
+"""``python -m zmqha.cli``: the command line."""
+
+from zmqha.cli import main
+
+main()
