@@ -1,7 +1,8 @@
 """The disk's own flush time: what every durable figure is compared with.
 
 Two files beside the stores, 4 KiB at a time: over a part of a file that was written before (a journal), and at the end of a growing
-one. Only the ``fdatasync`` is timed. ``measure`` is called between the repetitions of a bench, so both see the same neighbours.
+one (a store), in a tight loop; and both again with pauses, as lone sends come: a disk that has nothing to do for a millisecond answers
+later than one that is kept busy. Only the ``fdatasync`` is timed. ``measure`` is called between the repetitions of a bench, so both see the same neighbours.
 """
 
 import os
@@ -13,6 +14,7 @@ from pathlib import Path
 BLOCK = 4096
 PREPARED_BLOCKS = 1024
 BURST = 40
+PACE_S = 0.0015  # between two paced flushes: a lone send takes about this long
 
 
 class Disk:
@@ -20,7 +22,7 @@ class Disk:
 
     def __init__(self, directory: Path | None) -> None:
         self.directory = directory or Path(tempfile.gettempdir())
-        self.times_us: dict[str, list[float]] = {"overwrite": [], "append": []}
+        self.times_us: dict[str, list[float]] = {"overwrite": [], "append": [], "paced overwrite": [], "paced append": []}
         self._block = os.urandom(BLOCK)
         self._at = 0
 
@@ -35,6 +37,11 @@ class Disk:
             for number in range(burst):
                 self._flush("overwrite", prepared.fileno(), (number * 7 % PREPARED_BLOCKS) * BLOCK)
                 self._flush("append", growing.fileno(), number * BLOCK)
+            for number in range(burst, 2 * burst):
+                time.sleep(PACE_S)
+                self._flush("paced overwrite", prepared.fileno(), (number * 7 % PREPARED_BLOCKS) * BLOCK)
+                time.sleep(PACE_S)
+                self._flush("paced append", growing.fileno(), number * BLOCK)
 
     def median_us(self, kind: str = "overwrite") -> float:
         """Of everything measured so far."""

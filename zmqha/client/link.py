@@ -29,6 +29,8 @@ CLOSE_MS = 200  # the last acknowledgements and CLOSE may take this long
 _NOW = int(zmq.NOBLOCK)
 _NOW_MORE = int(zmq.NOBLOCK | zmq.SNDMORE)
 _MORE = int(zmq.RCVMORE)
+_EVENTS_NOW = int(zmq.EVENTS)
+_READABLE = int(zmq.POLLIN)
 _FAILED = {
     int(zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL): "the handshake failed (is the other side zmqha, and CURVE on or off on both?)",
     int(zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL): "the handshake failed (CURVE on or off on both? the right curve_server_key?)",
@@ -125,7 +127,7 @@ class Link:
         taken: list[Frames] = []
         recv, get = self.socket.recv, self.socket.get
         try:
-            while len(taken) < budget:
+            while len(taken) < budget and int(get(_EVENTS_NOW)) & _READABLE:
                 frames = [recv(_NOW)]
                 while get(_MORE):
                     frames.append(recv(_NOW))

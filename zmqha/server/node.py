@@ -129,7 +129,7 @@ class Node:
         self._hear_links(now_ms)
         self._hear_bulk(ready, now_ms)
         self._hear_rest(ready, now_ms)
-        self._hear_store(now_ms)
+        self._hear_store(ready, now_ms)
         self._hear_clients(ready, now_ms)
         self.broker.tick(now_ms)
         self._carry_out(now_ms)
@@ -203,9 +203,10 @@ class Node:
         except ProtocolError as error:
             self._peer_fault(error)
 
-    def _hear_store(self, now_ms: int) -> None:
-        for event in self.mailbox.take(limits.STORE_EVENTS_PER_TURN):
-            self.broker.receive(event, now_ms)
+    def _hear_store(self, ready: set[Waitable], now_ms: int) -> None:
+        if self.mailbox.fd in ready:
+            for event in self.mailbox.take(limits.STORE_EVENTS_PER_TURN):
+                self.broker.receive(event, now_ms)
         later, self._later = self._later, []
         for event in later:
             self.broker.receive(event, now_ms)

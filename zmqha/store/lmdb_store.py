@@ -26,6 +26,7 @@ from zmqha.store.crash import crash_point
 from zmqha.store.page_file import STORE_FILE, PageReader
 
 MAP_BYTES_MAX = 16 << 40  # address space only; opening takes 1 ms
+LENGTHEN_BYTES = 64 * limits.MIB  # sparse: costs address space, no disk
 DATABASES = 2
 _DAY_S = 86_400
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -36,11 +37,12 @@ class LmdbStore:
 
     def __init__(self, directory: Path, position: Position | None) -> None:
         """Open ``directory``'s store; create it if ``position`` is None. Raises StoreDamaged if it is not what it must be."""
-        path = directory / STORE_FILE
-        self._directory = directory
+        self._path = path = directory / STORE_FILE
         self._env = open_environment(path, map_bytes=_map_bytes(directory))
         self._reader = PageReader(path)
         self._meta = self._reader.newest()
+        self._length = 0  # of the file, as far as it was lengthened ahead
+        self._lengthen()
         self.position = position or Position(Epoch(0, 0), 0, GENESIS)
         with self._env.begin() as txn:
             # A bystander holding the file open makes LMDB trust its lock file's stale transaction number, and overwrite live pages.
@@ -144,7 +146,15 @@ class LmdbStore:
         new = self._reader.meta_at(self._meta.txnid + 1)
         shipment = self._reader.ship(epoch, self.position, self._meta, new)
         self._meta, self.position = new, shipment.position
+        self._lengthen()
         return shipment
+
+    def _lengthen(self) -> None:
+        """Keep the file (sparse) longer than it is used: the reader need not map it anew after every commit that grows it."""
+        if self.file_bytes + LENGTHEN_BYTES // 2 > self._length:
+            self._length = self.file_bytes + LENGTHEN_BYTES
+            if self._length > self._path.stat().st_size:
+                os.truncate(self._path, self._length)
 
     # --- reading ------------------------------------------------------------------------------------------------------------
 

@@ -89,6 +89,11 @@ class Replica:
         self._journal.close()
         self._writer.close()
 
+    @property
+    def waiting_bytes(self) -> int:
+        """Durable, not yet applied."""
+        return self._waiting_bytes
+
     # --- following ------------------------------------------------------------------------------------------------------------
 
     def take(self, chunk: Chunk) -> bool:

@@ -59,6 +59,7 @@ from zmqha.store.replica import Replica
 log = logging.getLogger("zmqha.store")
 
 APPLY_BYTES = limits.MIB  # applied between two looks at the mailbox
+QUIET_S = 0.003  # applying waits for this much quiet: it would compete with the acknowledgement that goes out just now
 MEASURE_S = 0.5  # how often the free space is asked for
 MEASURE_BYTES = 2 * limits.MIB  # and after this much was committed: a fast disk fills quickly
 JOURNAL_BYTES_MAX = 4 * limits.MIB  # chunks that share one fdatasync
@@ -127,15 +128,14 @@ class StoreThread(threading.Thread):
         """The next action; meanwhile flush, copy and apply."""
         while True:
             try:
-                action = self._inbox.get_nowait()
+                action = self._inbox.get(timeout=self._patience_s())
             except Empty:
-                action = None
                 if self._unflushed:
                     self._flush()
-                    continue
-                if self._background():
-                    continue
-                action = self._wait()
+                else:
+                    self._background()
+                    self._measure_space()
+                continue
             self._measure_space()
             if action is None:
                 return None
@@ -145,26 +145,24 @@ class StoreThread(threading.Thread):
                 self._copy_step()
             return action
 
-    def _wait(self) -> StoreAction | None:
-        while True:
-            try:
-                return self._inbox.get(timeout=MEASURE_S)
-            except Empty:
-                self._measure_space()
+    def _patience_s(self) -> float:
+        """How long to wait for an action before doing what nobody waits for."""
+        if self._unflushed or (self._copy is not None and self._copy.budget > 0):
+            return 0
+        if self._applying and self._replica is not None:
+            return 0 if self._replica.waiting_bytes > APPLY_BYTES else QUIET_S
+        return MEASURE_S
 
-    def _background(self) -> bool:
-        """A piece of what nobody waits for; True if there may be more."""
+    def _background(self) -> None:
+        """A piece of what nobody waits for."""
         if self._copy is not None and self._copy.budget > 0:
             self._copy_step()
-            return True
-        if self._applying and self._replica is not None:
+        elif self._applying and self._replica is not None:
             try:
                 self._applying = self._replica.apply(APPLY_BYTES)
             except StoreFull as error:  # nothing is lost: what is not applied stays in the journal
                 self._applying = False
                 self._report(JournalFull(error))
-            return self._applying
-        return False
 
     def _do(self, action: StoreAction) -> None:
         match action:

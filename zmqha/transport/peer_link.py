@@ -51,6 +51,8 @@ class PeerLink:
         recv, get = self.socket.recv, self.socket.get
         try:
             for _ in range(budget):
+                if not int(get(sockets.EVENTS)) & sockets.READABLE:
+                    break
                 frame = recv(NON_BLOCKING)
                 more = get(RECEIVE_MORE)
                 if not more and not self._skipping:
