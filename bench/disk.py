@@ -2,7 +2,8 @@
 
 Two files beside the stores, 4 KiB at a time: over a part of a file that was written before (a journal), and at the end of a growing
 one (a store), in a tight loop; and both again with pauses, as lone sends come: a disk that has nothing to do for a millisecond answers
-later than one that is kept busy. Only the ``fdatasync`` is timed. ``measure`` is called between the repetitions of a bench, so both see the same neighbours.
+later than one that is kept busy. Only the ``fdatasync`` is timed. ``measure`` is called between the repetitions of a bench, so both see
+the same neighbours.
 """
 
 import os
