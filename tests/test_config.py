@@ -221,12 +221,16 @@ def test_one_server_runs_without_peer_and_gateway(tmp_path: Path) -> None:
 def test_what_is_unwise_is_a_warning(tmp_path: Path) -> None:
     alone = read(tmp_path, under("cluster", 'resume_alone = "available"')(TEXT))
     one_cable = read(tmp_path, swap("10.78.0.1:7410", "10.0.7.11:7410")(TEXT))
-    unresolved = read(tmp_path, swap('"10.0.7.12:7400"', '"edge-b:7400"')(TEXT))
 
     assert "old store" in alone.warnings[0]
     assert "no second heartbeat path" in one_cable.warnings[0] and one_cable.own.lan is None
     assert [route.name for route in one_cable.routes] == ["peer"]
-    assert "cannot be resolved now" in unresolved.warnings[0]
+
+
+def test_a_peer_whose_name_is_unknown_is_refused_since_the_loop_must_not_wait_for_it(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="'edge-b' cannot be resolved") as refusal:
+        read(tmp_path, swap('"10.0.7.12:7400"', '"edge-b:7400"')(TEXT))
+    assert "/etc/hosts" in refusal.value.cure
 
 
 def test_a_third_machine_can_check_the_file(tmp_path: Path) -> None:

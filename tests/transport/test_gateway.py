@@ -49,7 +49,6 @@ def listening() -> Iterator[str]:
 @needs_ping
 def test_a_gateway_that_answers_is_ok() -> None:
     prober = Prober(["127.0.0.1"])
-    assert prober.self_test() == []
     probe = ask(prober)
     assert probe.ok, probe.detail
     assert probe.detail == "127.0.0.1"
@@ -105,19 +104,12 @@ def test_the_descriptor_is_readable_when_something_has_ended() -> None:
     prober.close()
 
 
-def test_a_missing_ping_is_a_failed_probe_and_a_failed_self_test() -> None:
+def test_a_missing_ping_is_a_failed_probe() -> None:
     prober = Prober(["127.0.0.1"], command="no-such-ping {address}")
     prober.start(1, 1)
     (probe,) = prober.take()
     assert not probe.ok
     assert "`no-such-ping` is not installed" in probe.detail
-    assert "not installed" in prober.self_test()[0]
-    prober.close()
-
-
-def test_a_ping_without_permission_fails_the_self_test() -> None:
-    prober = Prober(["127.0.0.1"], command="sh -c 'echo Operation not permitted >&2; exit 2' {address}")
-    assert "Operation not permitted" in prober.self_test()[0]
     prober.close()
 
 
@@ -139,7 +131,6 @@ def test_a_command_that_names_no_address_is_refused(command: str) -> None:
 
 def test_a_tcp_gateway_that_accepts_is_ok(listening: str) -> None:
     prober = Prober([listening], kind="tcp")
-    assert prober.self_test() == []
     assert ask(prober).ok
     prober.close()
 
@@ -169,5 +160,4 @@ def test_a_tcp_gateway_that_is_silent_fails_at_the_deadline() -> None:
 def test_a_bad_tcp_address_is_a_failed_probe() -> None:
     prober = Prober(["no-number"], kind=Kind.TCP)
     assert not ask(prober).ok
-    assert len(prober.self_test()) == 1
     prober.close()

@@ -58,6 +58,7 @@ from zmqha.core.view import SERVING, Step
 from zmqha.errors import NoSpace, NotActive, ProtocolError, ZmqhaError
 
 HA_PERIOD_MS = 5  # without news the table is looked at this often: its timers are tens of milliseconds, a busy turn is 50 us
+EPOCH_BYTES = 4 * limits.MIB  # more than a lineage record and the pages around it can take
 FULL_PAUSE_MS = 200  # after a clean "full": acknowledgements are tried again at this pace, not at the disk's
 
 
@@ -83,6 +84,7 @@ class Broker:
         self._committed_txn = 0
         self._dropped_ms = LONG_AGO
         self._held = False
+        self._room = True
         self._paused_until_ms = LONG_AGO
         self._ha_news = True  # something that a row may rest on has happened
         self._ha_ms = LONG_AGO
@@ -162,7 +164,8 @@ class Broker:
     def _tick_ha(self, now_ms: int) -> None:
         ha = self.ha
         before = ha.state
-        ha.in_sync = self.source.in_sync and self.source.fed_session() == ha.contact.peer_session
+        # A server without any space cannot write the record of a new epoch: it goes on as it is.
+        ha.in_sync = self.source.in_sync and self.source.fed_session() == ha.contact.peer_session and self._room
         ha.drained = self.service.idle
         ha.copied = self.follower.copied if ha.state is State.PASSIVE_SYNC else self.source.copied
         leaving = ha.leaving is not None and ha.state in SERVING
@@ -300,6 +303,7 @@ class Broker:
         if ha.store_full and enough:
             ha.store_full = False  # a follower that left for want of space may copy again (T2)
         over = bool(self._store_max_bytes) and event.used_bytes + self._disk_reserve_bytes > self._store_max_bytes
+        self._room = event.free_bytes >= EPOCH_BYTES
         held = over or not enough
         if held != self._held:
             self._held = held

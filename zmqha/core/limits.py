@@ -57,4 +57,3 @@ CACHE_BYTES = 64 * MIB  # recent batches kept in memory, so that delivery does n
 
 # --- operators --------------------------------------------------------------------------------------------------------------
 ADMIN_BYTES_MAX = 64 * KIB  # an ADMIN request
-HISTORY_ENTRIES = 64  # what `zmqha history` can show

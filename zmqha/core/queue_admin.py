@@ -11,7 +11,6 @@ from zmqha.core.desk import Desk
 from zmqha.core.queues import Queue
 from zmqha.errors import DestinationInUse, NoSuchDestination, NotActive, OperationFailed
 
-WRITING = frozenset({"queue.add", "queue.rm", "queue.purge"})
 _LIMIT_MAX = 1 << 62
 _ARGUMENTS: dict[str, dict[str, type]] = {
     "queue.ls": {},

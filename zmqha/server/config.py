@@ -270,8 +270,8 @@ class _Resolution:
         peer = lan = None
         if self.paired:
             peer = self.address(f"server.{name}.peer", block.peer, PEER_PORT)
-            lan = Address(self.numeric(f"server.{name}.lan", block.lan or client.host, own=own), peer.port)
-            peer = Address(self.numeric(f"server.{name}.peer", peer.host, own=own), peer.port)
+            lan = Address(self.numeric(f"server.{name}.lan", block.lan or client.host, needed=True), peer.port)
+            peer = Address(self.numeric(f"server.{name}.peer", peer.host, needed=True), peer.port)
         if lan and lan == peer:
             lan = None
             self.warnings.append(
@@ -282,7 +282,7 @@ class _Resolution:
             primary=block.role == "primary",
             data_dir=self.absolute(block.data_dir),
             client=client,
-            client_bind=Address(self.numeric(f"server.{name}.client", client.host, own=own), client.port),
+            client_bind=Address(self.numeric(f"server.{name}.client", client.host, needed=own), client.port),
             peer=peer,
             lan=lan,
             peer_key_file=self.absolute(block.peer_key_file) if block.peer_key_file else None,
@@ -301,18 +301,18 @@ class _Resolution:
             )
         return Address(host, int(port))
 
-    def numeric(self, key: str, host: str, *, own: bool) -> str:
-        """The host as a number. The other machine's name may be unknown just now; the own one may not."""
+    def numeric(self, key: str, host: str, *, needed: bool) -> str:
+        """The host as a number. Where clients find the other machine is only told on; every address used here must be known."""
         found = self.network.resolve(host)
-        if not found and own and self.network.here:
+        if not found and needed and self.network.here:
             self.source.refuse(
                 key,
                 f"{host!r} cannot be resolved",
-                why="a server binds to its configured addresses only",
+                why="servers bind and talk to numbers only: their loop must never wait for a name server",
                 cure="write the IP address, or add the name to /etc/hosts on both machines",
             )
         if not found:
-            self.warnings.append(f"{key}: {host!r} cannot be resolved now; the server keeps trying")
+            self.warnings.append(f"{key}: {host!r} cannot be resolved here")
             return host
         address = ipaddress.ip_address(found[0])
         if address.is_unspecified:

@@ -13,22 +13,16 @@ import zmq.auth
 
 from zmqha.errors import ConfigError
 from zmqha.server.config import Config
+from zmqha.transport.security import Keys
 
 SECRET_BYTES_MIN = 16
-
-
-class KeyPair(NamedTuple):
-    """A CURVE pair in Z85, as ZeroMQ's socket options take it."""
-
-    public: bytes
-    secret: bytes
 
 
 class Keyring(NamedTuple):
     """Everything secret that a server needs. Without CURVE the pairs are None."""
 
-    client_port: KeyPair | None  # the client port's, the same on both servers
-    peer_port: KeyPair | None  # the own peer ports'
+    client_port: Keys | None  # the client port's, the same on both servers
+    peer_port: Keys | None  # the own peer ports'
     peer_public: bytes  # the only key allowed on the own peer ports
     client_keys: frozenset[bytes]  # allowed on the client port
     mac_secret: bytes  # signs death notices; b"" without a peer
@@ -59,7 +53,7 @@ def load_keys(config: Config) -> Keyring:
     return Keyring(client_port, peer_port, public, client_keys, mac_secret, tuple(warnings))
 
 
-def load_pair(path: Path) -> KeyPair:
+def load_pair(path: Path) -> Keys:
     """A CURVE pair from its secret file."""
     _check_private(path)
     try:
@@ -70,7 +64,7 @@ def load_pair(path: Path) -> KeyPair:
         raise ConfigError(
             f"{path} holds no secret key", cause="it is the public half", cure=f"name {path.with_suffix('.key_secret').name}"
         )
-    return KeyPair(public, secret)
+    return Keys(public, secret)
 
 
 def _mac_secret(path: Path) -> bytes:

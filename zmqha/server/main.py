@@ -10,7 +10,9 @@ import logging
 import os
 import signal
 import sys
+import threading
 import time
+from queue import Empty, SimpleQueue
 from random import SystemRandom
 from typing import NamedTuple
 
@@ -28,7 +30,7 @@ from zmqha.errors import ConfigError, StoreDamaged
 from zmqha.server import config as configuration
 from zmqha.server import logs
 from zmqha.server.config import Config
-from zmqha.server.keyring import KeyPair, Keyring, load_keys
+from zmqha.server.keyring import Keyring, load_keys
 from zmqha.server.node import Network, Node, clock_ms, new_context
 from zmqha.store.node_state import STATE_FILE, NodeState
 from zmqha.store.writer import StoreThread
@@ -39,7 +41,7 @@ from zmqha.transport.gateway import Prober
 from zmqha.transport.mailbox import Mailbox
 from zmqha.transport.peer_link import PeerLink
 from zmqha.transport.reactor import Reactor
-from zmqha.transport.security import KeyGate, Keys
+from zmqha.transport.security import KeyGate
 from zmqha.transport.sockets import Context
 from zmqha.transport.watcher import DeathListener, start_watcher, stop_watcher
 
@@ -126,7 +128,7 @@ def _serve(config: Config, keyring: Keyring, disk: Disk) -> int:
     now_ms = clock_ms()
     broker = build_broker(config, disk.facts, now_ms)
     signals = Signals(config)
-    node = Node(broker, network, store, mailbox, reactor, keyring.mac_secret, signals.hear)
+    node = Node(broker, network, store, mailbox, reactor, keyring.mac_secret, signals.hear, signals.look)
     for warning in (*config.warnings, *keyring.warnings):
         log.warning("config.warning", extra={"fields": (("what", warning),)})
     fields = (
@@ -153,8 +155,8 @@ def open_network(config: Config, keyring: Keyring, where: Context) -> Network:
         gate.admit_clients(keyring.client_keys)
         if config.peer is not None:
             gate.admit_peer(keyring.peer_public)
-    own, peer_key = _keys(keyring.peer_port), keyring.peer_public or None
-    clients = Clients(where, [config.own.client_bind.tcp], _keys(keyring.client_port))
+    own, peer_key = keyring.peer_port, keyring.peer_public or None
+    clients = Clients(where, [config.own.client_bind.tcp], keyring.client_port)
     routes = config.routes
     if not routes:
         return Network(gate, clients, (), [], None, None, None, None)
@@ -229,25 +231,38 @@ def service_settings(config: Config) -> ServiceSettings:
 
 
 class Signals:
-    """SIGTERM and SIGINT: hand over and leave. SIGHUP: read the configuration again."""
+    """SIGTERM and SIGINT: hand over and leave. SIGHUP: read the configuration again, beside the loop: resolving names may wait."""
 
     def __init__(self, config: Config) -> None:
         self.config = config
+        self._read: SimpleQueue[Config | ConfigError] = SimpleQueue()
 
     def hear(self, node: Node, number: int, now_ms: int) -> None:
         """Called by the loop, never from a handler."""
         if number == signal.SIGHUP:
-            self._reload(node)
+            threading.Thread(target=self._load, name="zmqha-reload", daemon=True).start()
         else:
             name = signal.Signals(number).name
             node.broker.ha.leave(f"stopped by {name}", now_ms, exit=True)
 
-    def _reload(self, node: Node) -> None:
+    def look(self, node: Node) -> None:
+        """Called by the loop several times a second: apply what was read."""
         try:
-            new = configuration.load(self.config.path, self.config.name)
-        except ConfigError as error:
-            log.error("config.refused", extra={"fields": (("what", error.what), ("why", error.cause), ("fix", error.cure))})
+            read = self._read.get_nowait()
+        except Empty:
             return
+        if isinstance(read, ConfigError):
+            log.error("config.refused", extra={"fields": (("what", read.what), ("why", read.cause), ("fix", read.cure))})
+        else:
+            self._apply(node, read)
+
+    def _load(self) -> None:
+        try:
+            self._read.put(configuration.load(self.config.path, self.config.name))
+        except ConfigError as error:
+            self._read.put(error)
+
+    def _apply(self, node: Node, new: Config) -> None:
         applied, restart = configuration.changed_at_runtime(self.config, new)
         self.config = configuration.with_runtime_changes(self.config, new)
         logs.set_level(self.config.log.level)
@@ -258,7 +273,3 @@ class Signals:
             node.network.prober = open_prober(self.config)
         fields = (("applied", "; ".join(applied) or "nothing"), ("needs_restart", "; ".join(restart) or "nothing"))
         log.info("config.reload", extra={"fields": fields})
-
-
-def _keys(pair: KeyPair | None) -> Keys | None:
-    return Keys(pair.public, pair.secret) if pair is not None else None

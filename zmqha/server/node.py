@@ -92,6 +92,7 @@ class Node:
         reactor: Reactor,
         secret: bytes,
         on_signal: Callable[["Node", int, int], None],
+        on_look: Callable[["Node"], None],
     ) -> None:
         self.broker = broker
         self.network = network
@@ -101,6 +102,7 @@ class Node:
         self.secret = secret
         self.exit_code: int | None = None
         self._on_signal = on_signal
+        self._on_look = on_look
         self._later: list[Event] = []
         self._unreachable: set[bytes] = set()  # clients to whom a send of this turn failed
         self._faults_told = 0
@@ -108,7 +110,6 @@ class Node:
         self._store_look_ms = 0
         self._space_seen: Space | None = None
         self._store_seen = (0, clock_ms())  # (progress, when it last moved)
-        self._peer_faults = 0
 
     def run(self) -> int:
         """Until a Halt; the exit code."""
@@ -213,6 +214,7 @@ class Node:
         if now_ms - self._store_look_ms >= STORE_LOOK_MS or self.store.space is not self._space_seen:
             self._store_look_ms = now_ms
             self._look_at_store(now_ms)
+            self._on_look(self)
 
     def _look_at_store(self, now_ms: int) -> None:
         progress, asked = self.store.progress, self.store.asked

@@ -25,7 +25,6 @@ CLIENT_DOMAIN = "client"
 
 _ZAP_ENDPOINT = "inproc://zeromq.zap.01"  # fixed by ZeroMQ RFC 27
 _ZAP_VERSION = b"1.0"
-_Z85_KEY_BYTES = 40
 _LINE_EVERY_MS = 1000
 
 
