@@ -1,6 +1,6 @@
 """Runs one bench on several trees by turns, and puts their medians side by side: the only fair way on a shared machine.
 
-    bench/compare.py publish --tree /work/main --tree /tmp/changed --rounds 5 -- --producers 1 --sizes 1024
+    bench/compare.py publish --tree ../before --tree . --rounds 5 -- --producers 1 --sizes 1024
 
 A tree is a directory with the package ``zmqha`` in it. The bench scripts are always these here.
 """

@@ -278,6 +278,16 @@ def test_the_files_of_vectors_are_listed() -> None:
     assert listed == {f"tests/vectors/{path.name}" for path in (ROOT / "tests" / "vectors").glob("*.json")}
 
 
+# --- guarantees.md ----------------------------------------------------------------------------------------------------------
+
+
+def test_every_rule_that_the_sources_cite_is_listed() -> None:
+    listed = {rule for rule, _ in rows(section((DOCS / "guarantees.md").read_text(encoding="utf-8"), "Rules"))}
+    sources = "\n".join(path.read_text(encoding="utf-8") for path in (*PACKAGE.rglob("*.py"), DOCS / "operations.md"))
+
+    assert set(re.findall(r"\b[OF][1-9]\b", sources)) <= listed
+
+
 # --- development.md, and all of them ----------------------------------------------------------------------------------------
 
 

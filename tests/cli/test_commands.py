@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from fake_pair import URL, Pair, Run, row, view
 
-from zmqha.cli import COMMANDS, failure, root
+from zmqha.cli import COMMANDS, contexts, failure, root
 from zmqha.cli.init import default_gateway
 from zmqha.cli.table import Column, table
 from zmqha.errors import QueueFull, ZmqhaError
@@ -30,7 +30,7 @@ def test_every_command_has_help_with_examples(run: Run, name: str) -> None:
     command = root.get_command(None, name)  # type: ignore[arg-type]
     for verb in getattr(command, "commands", {}):
         assert "Examples:" in run(name, verb, "-h").out
-    assert hasattr(command, "commands") or "Examples:" in outcome.out
+    assert "Examples:" in outcome.out
 
 
 def test_help_imports_no_client_and_no_command() -> None:
@@ -118,9 +118,11 @@ def test_send_stdin_whole_or_by_lines(run: Run, pair: Pair) -> None:
 def test_a_refused_message_fails_the_command(run: Run, pair: Pair) -> None:
     pair.refusal = QueueFull("queue q holds 100 messages", cause="its limit is 100", cure="consume")
 
-    outcome = run("send", "q", "--lines", stdin=b"1\n2\n3\n")
+    outcome = run("-q", "send", "q", "--lines", stdin=b"1\n2\n3\n")
 
-    assert outcome.code == 1 and "queue q holds 100 messages" in outcome.err and "confirmed" not in outcome.err
+    assert outcome.code == 1 and "queue q holds 100 messages" in outcome.err
+    assert "all confirmed" not in outcome.err
+    assert "1 confirmed of 3 sent" in outcome.err and "tail -n +2 FILE | zmqha send q --lines" in outcome.err
 
 
 def test_recv_is_byte_exact_and_acknowledges(run: Run, pair: Pair) -> None:
@@ -271,6 +273,41 @@ def test_a_context_file_works_without_being_saved(run: Run, pair: Pair, tmp_path
     assert run("--context", str(file), "queue", "ls", url=None).code == 0
     assert pair.connected_with == [URL]
     assert run("--context", "nothing", "queue", "ls", url=None).code == 78
+
+
+def test_a_broken_context_is_shown_and_can_be_removed(run: Run, pair: Pair) -> None:
+    run("context", "add", "good", URL)
+    broken = contexts.directory() / "contexts" / "broken.toml"
+    broken.write_text("url = \n")
+
+    listed = run("context", "ls")
+    missing = run("--context", "nothing", "queue", "ls", url=None)
+    removed = run("context", "rm", "broken")
+
+    assert listed.code == 0 and "| good" in listed.out and "| broken" in listed.out and "broken is broken" in listed.err
+    assert missing.code == 78 and "saved contexts: broken, good" in missing.err
+    assert removed.code == 0 and not broken.exists()
+    assert run("context", "rm", "broken").code == 78
+
+
+def test_what_the_operating_system_refuses_is_three_lines_and_exit_1(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "home").write_text("a file where a directory should be")
+    (tmp_path / "file").write_text("")
+
+    for arguments in (
+        ("context", "add", "x", URL),
+        ("init", "a", "b", "--single-machine", "--dir", str(tmp_path / "file" / "x")),
+    ):
+        outcome = run(*arguments)
+        assert outcome.code == 1 and f"error: {tmp_path}" in outcome.err
+        assert [line[:5] for line in outcome.err.splitlines()] == ["error", "why: ", "fix: "]
+
+
+@pytest.mark.parametrize("name", ["server", "init", "completion", "demo"])
+def test_commands_that_ask_no_server_offer_no_url(run: Run, name: str) -> None:
+    shown = run(name, "--help").out
+
+    assert not any(f"{option} " in shown for option in ("--url", "--context", "--yes"))
 
 
 def test_completion_scripts(run: Run) -> None:

@@ -1,10 +1,12 @@
 """Counting: what is lost, stored twice, damaged; and the order and words of the timeline."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 
 from zmqha.cli.demo.ledger import Confirmed, Delivered, Ledger, Pause, first_after, longest_pause, per_bin
+from zmqha.cli.demo.pair import Pair
 from zmqha.cli.demo.screen import GLYPHS, LEGEND, Scene, bar, progress, sparkline
 from zmqha.cli.demo.server import LogEvent, parse_event
 from zmqha.cli.demo.timeline import ROLES, SHOWN, Timeline
@@ -106,3 +108,12 @@ def test_small_pictures() -> None:
     assert progress(0.5) == "▕█████     ▏  50 %"
     assert sparkline([0, 1, 4, 8]) == " ▁▄█"
     assert sparkline([]) == ""
+
+
+def test_equal_log_lines_of_both_servers_are_kept() -> None:
+    pair = Pair.__new__(Pair)
+    same = LogEvent(1.0, "A", "ha.gap", {"gap_ms": 400}), LogEvent(1.0, "A", "ha.gap", {"gap_ms": 500})
+    servers = {name: SimpleNamespace(new_events=lambda one=one: [one]) for name, one in zip("AB", same, strict=True)}
+    pair.servers, pair.log = servers, []  # type: ignore[assignment]
+
+    assert pair.new_events() == list(same)

@@ -1,5 +1,6 @@
 """The client with real sockets against a small fake server."""
 
+import errno
 import gc
 import os
 import threading
@@ -11,7 +12,9 @@ import zmq
 from fake_server import FakeServer, FakeStore, free_port
 
 import zmqha
+from zmqha.client import engine, link
 from zmqha.client.actions import State
+from zmqha.client.url import Host
 from zmqha.core.client_protocol import Durability
 from zmqha.errors import (
     AccessDenied,
@@ -569,6 +572,83 @@ def test_a_crash_of_the_io_thread_fails_every_waiting_call(pair, monkeypatch):
         client.send("q", b"")
     assert "ZeroDivisionError" in error.value.cause
     client.close()
+
+
+def test_a_client_without_a_free_socket_tries_again(pair, store, monkeypatch):
+    a, b = pair
+    real = engine.Link
+    refused = []
+
+    def none_free(*_):
+        refused.append(1)
+        raise zmq.ZMQError(errno.EMFILE)
+
+    with zmqha.connect(url(*pair)) as client:
+        monkeypatch.setattr(engine, "Link", none_free)
+        take_over(a, b)
+        client.send("q", b"by the other link")
+        assert refused
+        monkeypatch.setattr(engine, "Link", real)
+        again = FakeServer(store, "a", active=False, port=a.port)
+        again.other = b.address
+        try:
+            deadline = time.monotonic() + 5
+            while len(client._engine.failover.reachable()) < 2:
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+        finally:
+            again.kill()
+
+
+def test_a_broken_session_without_a_free_socket_is_no_end(pair, monkeypatch):
+    a, _ = pair
+    real = engine.Link
+    refused = []
+
+    def none_free(*arguments):
+        if not refused:
+            refused.append(1)
+            raise zmq.ZMQError(errno.EMFILE)
+        return real(*arguments)
+
+    with zmqha.connect(url(*pair)) as client:
+        monkeypatch.setattr(engine, "Link", none_free)
+        a._sessions.clear()  # the next SEND is answered with "no session", and the link is made anew
+        client.send("q", b"late")
+    assert refused
+
+
+def test_no_free_socket_at_the_start_is_said_and_leaves_nothing(pair, monkeypatch):
+    def none_free(*_):
+        raise zmq.ZMQError(errno.EMFILE)
+
+    monkeypatch.setattr(engine, "Link", none_free)
+    threads = threading.active_count()
+    with pytest.raises(ConnectionLost) as error:
+        zmqha.connect(url(*pair))
+    assert "open files" in error.value.cure
+    assert threading.active_count() == threads
+
+
+def test_a_link_that_cannot_be_made_leaves_nothing_open_and_closes_twice():
+    context = zmq.Context()
+    context.max_sockets = 2  # a link needs three: its own, libzmq's end of the monitor, the monitor
+    with pytest.raises(zmq.ZMQError):
+        link.Link(context, Host("127.0.0.1", free_port()), None)
+    context.term()
+    context = zmq.Context()
+    one = link.Link(context, Host("127.0.0.1", free_port()), None)
+    one.close()
+    one.close()
+    context.term()
+
+
+def test_a_key_file_with_a_broken_key_is_refused_by_name(pair, tmp_path):
+    public = zmq.curve_keypair()[0].decode()
+    file = tmp_path / "client.key_secret"
+    file.write_text(f'metadata\ncurve\n    public-key = "{public}"\n    secret-key = "{"~" * 40}"\n')
+    with pytest.raises(UrlError, match="not Z85"):
+        zmqha.connect(url(*pair), curve_server_key=public, curve_key_file=str(file))
 
 
 def test_curve_works_with_the_right_key_and_says_what_is_wrong_otherwise(store, servers, tmp_path):

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 
-from zmqha.client.failover import FAST_MS, SILENT_MS, SUSPECT_MS, Ask, Begin, Changed, Failover, Probe, State
+from zmqha.client.failover import FAST_MS, SILENT_MS, SUSPECT_MS, Ask, Begin, Changed, Failover, Probe, Reset, State
 from zmqha.client.url import Options
 from zmqha.core.client_protocol import Envelope, Failure, Opened, Pong, Refused
 from zmqha.core.position import Epoch
@@ -220,6 +220,15 @@ def test_a_server_that_accepts_and_does_not_answer_gets_a_new_socket(pair):
     assert kinds(pair) in ([], ["Reset"])
     pair.tick(SILENT_MS)
     assert "does not answer" in pair.error(1).cause
+
+
+def test_a_connection_that_cannot_be_made_is_tried_again(pair):
+    pair.cannot_connect(0, 0, "too many open files")
+    pair.tick(500)
+    assert pair.take_actions() == []
+    pair.tick(1000)
+    assert pair.take_actions() == [Reset(0)]
+    assert "too many open files" in pair.error(1).cause
 
 
 def test_a_broken_session_resets_the_link(pair):

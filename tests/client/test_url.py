@@ -75,13 +75,16 @@ def test_keywords_win_over_the_url_and_none_means_not_given():
         "zmqha://a:x", "zmqha://a:٣", "zmqha://[::1", "zmqha://[::1]5", "zmqha://[zz]", "zmqha://a b", "zmqha://::1",
         "zmqha://a?prefetch", "zmqha://a?prefetch=x", "zmqha://a?prefetch=0", "zmqha://a?ack=never", "zmqha://a?connect_timeout=soon",
         "zmqha://a?prefetch=1&prefetch=2", "zmqha://a?failover_timeout=-2", "zmqha://a?curve_server_key=short",
-        "zmqha://a?curve_key_file=x", "zmqha://a?reconnect_min=2s", "zmqha://u@a;zmqha://v@b",
+        "zmqha://a?curve_server_key=" + "~" * 40, "zmqha://a?curve_server_key=" + "%23" * 40, "zmqha://a?curve_server_key=" + "٣" * 40,
+        "zmqha://a?connect_timeout=0", "zmqha://a?reconnect_min=0", "zmqha://a?heartbeat=-1", "zmqha://a?client_id=" + "x" * 300,
+        "zmqha://a?name=" + "x" * 300, "zmqha://a?nothing=1", "zmqha://a?curve_key_file=x", "zmqha://a?reconnect_min=2s", "zmqha://u@a;zmqha://v@b",
         "zmqha://" + ",".join(f"h{i}" for i in range(9)),
     ],
 )  # fmt: skip
-def test_what_cannot_be_understood_is_a_url_error(text):
-    with pytest.raises(UrlError):
+def test_what_cannot_be_understood_is_a_url_error_with_a_cure(text):
+    with pytest.raises(UrlError) as error:
         parse(text)
+    assert error.value.cure
 
 
 @pytest.mark.parametrize(("wrong", "right"), [("prefech", "prefetch"), ("failover", "failover_timeout"), ("Ack", "ack")])

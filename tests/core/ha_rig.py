@@ -126,7 +126,6 @@ class Rig:
             1,
             True,
             peer.lineage,
-            0,
             "tcp://b:7400",
         )
         beat = Beat(
@@ -244,7 +243,7 @@ class Rig:
         """T15."""
         self.copying()
         granted = at(Epoch(4, 44), 13)
-        self.ha.advanced(granted, 0)
+        self.ha.advanced(granted)
         self.position = granted
         self.say(state=State.ACTIVE, sub=Sub.GRANTING, standing=Standing.PAIRED, epoch=granted.epoch, position=granted)
         self.hear(Grant(self.peer.session, self.ha.contact.session, granted))

@@ -18,7 +18,7 @@ def beat(seq: int = 1, reason: str = "in sync") -> Beat:
 
 
 def hello() -> Hello:
-    return Hello(PEER, 1, 1, "cluster", "b", False, 4096, 1, True, (), 0, "b:7400")
+    return Hello(PEER, 1, 1, "cluster", "b", False, 4096, 1, True, (), "b:7400")
 
 
 def test_a_beat_survives_the_way_and_anything_else_is_nothing() -> None:

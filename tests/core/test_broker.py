@@ -3,6 +3,8 @@
 The pair is the simulated one (tests/sim): two real brokers, toys around them.
 """
 
+from dataclasses import replace
+
 import pytest
 
 from tests.sim.cluster import Cluster
@@ -142,3 +144,21 @@ def test_a_source_that_goes_on_alone_before_its_grant_was_taken_feeds_the_peer_a
         cluster.cables.link[sender] -= 1
     cluster.cables.lan_out["b"] -= 1
     cluster.run_until(cluster.checkers.in_sync, 20_000, "b is fed again")
+
+
+def test_a_lone_server_serves_on_when_its_follower_dies_before_it_is_in_sync() -> None:
+    cluster = pair()
+    cluster.b.kill(notice=False)
+    cluster.run(3000)
+    ha = process(cluster, "a").broker.ha
+    ha.timers = replace(ha.timers, stable_ms=4000)  # as after flaps: the copy is whole long before the pairing
+    cluster.b.start()
+    cluster.run(1500)
+    broker = process(cluster, "a").broker
+    assert broker.ha.state is State.STANDALONE
+    assert broker.source.whole
+    cluster.b.kill(notice=False)
+    before = broker._committed_txn
+    cluster.run(6000)
+    assert broker.ha.state is State.STANDALONE
+    assert broker._committed_txn > before + 20, "commits stopped with the window full"

@@ -13,7 +13,7 @@ def contact() -> Contact:
 
 
 def hello(session: Session = THEIRS, *, number: int = 1, node: str = "b", cluster: str = "cf") -> Hello:
-    return Hello(session, number, 1, cluster, node, False, 4096, 1, True, LINE, 0, "")
+    return Hello(session, number, 1, cluster, node, False, 4096, 1, True, LINE, "")
 
 
 def beat(seq: int, session: Session = THEIRS, state: State = State.WAITING) -> Beat:

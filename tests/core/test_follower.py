@@ -25,8 +25,9 @@ def whole() -> Follower:
     """It has the copy, up to transaction 9."""
     follower = following()
     follower.hear(CopyBegin(THEIRS, MINE, 4096, 2), (), 1)
+    follower.journalled(Journalled(NOWHERE, 0, False), 1)
     follower.hear(CopyPages(THEIRS, MINE, ((2, 2),), 0), (bytes(8192),), 2)
-    follower.hear(CopyEnd(THEIRS, MINE, at(E2, 9), b"meta"), (), 3)
+    follower.hear(CopyEnd(THEIRS, MINE, at(E2, 9), b"meta", 8192), (), 3)
     follower.journalled(Journalled(at(E2, 9), 8192, True), 4)
     follower.take_actions()
     return follower
@@ -112,3 +113,13 @@ def test_who_stopped_following_acknowledges_nothing() -> None:
     assert follower.take_actions() == [ConnectBulk(None)]
     follower.tick(10_000)
     assert follower.take_actions() == []
+
+
+def test_what_the_store_still_says_of_an_older_copy_is_not_told() -> None:
+    follower = whole()
+    follower.hear(CopyBegin(THEIRS, MINE, 4096, 2), (), 30)
+    follower.journalled(Journalled(at(E2, 9), 8192, True), 31)
+    assert (follower.copied_bytes, follower.whole) == (0, False)
+    follower.journalled(Journalled(NOWHERE, 0, False), 32)
+    follower.journalled(Journalled(NOWHERE, 4096, False), 33)
+    assert follower.copied_bytes == 4096

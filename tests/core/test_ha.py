@@ -4,9 +4,10 @@ import pytest
 
 from tests.core.ha_rig import E1, E2, E3, LINE, Rig, at, entry
 from zmqha.core import actions as act
+from zmqha.core.actions import ResetPath
 from zmqha.core.contact import LONG_AGO
 from zmqha.core.ha import TABLE
-from zmqha.core.peer_protocol import Drop, Grant, Session, Standing, State, Sub
+from zmqha.core.peer_protocol import NO_SESSION, Beat, Drop, Grant, Session, Standing, State, Sub
 from zmqha.core.position import Epoch, Mode
 from zmqha.core.timers import REJOIN_MS
 from zmqha.core.view import Step
@@ -100,22 +101,35 @@ def test_f5_a_behind_server_never_claims_whatever_the_numbers_say() -> None:
 def test_t5_a_sole_server_resumes_alone_when_the_gateway_answers_without_a_break() -> None:
     rig = Rig(standing=Standing.SOLE)
     rig.silence()
-    rig.run(700)
+    rig.run(1900)  # both ends may still be connecting
     assert rig.state is State.WAITING
     rig.run(400)
     assert rig.state is State.STANDALONE
 
 
+def test_t5_a_datagram_of_a_peer_that_has_not_connected_yet_is_a_sign_of_life() -> None:
+    rig = Rig(standing=Standing.SOLE)
+    rig.silence()
+    stranger = Beat(
+        Session(7, 1), 1, 0, State.STANDALONE, Sub.NONE, "", Standing.SOLE, E2, at(E2, 9), False, False, True, 0, False,
+        (NO_SESSION, 0), NO_SESSION,
+    )  # fmt: skip
+    for _ in range(50):
+        rig.run(100)
+        rig.ha.contact.hear_beat(0, stranger, rig.now_ms)
+    assert rig.state is State.WAITING
+
+
 def test_t5_a_failed_probe_begins_the_window_anew() -> None:
     rig = Rig(standing=Standing.SOLE)
     rig.silence()
-    rig.run(400)
+    rig.run(1500)
     rig.gateway = False
     rig.run(400)
     rig.gateway = True
-    rig.run(400)
+    rig.run(300)
     assert rig.state is State.WAITING
-    rig.run(700)
+    rig.run(900)
     assert rig.state is State.STANDALONE
 
 
@@ -310,8 +324,9 @@ def test_t10_yields_to_a_waiting_peer_that_knows_more(higher: dict[str, object])
 
 def test_t11_a_full_disk_or_a_drop_of_the_active_ends_the_passive() -> None:
     rig = Rig(primary=False).passive()
-    rig.ha.give_up_copy("this server's disk is full", rig.now_ms)
-    assert rig.state is State.WAITING
+    rig.ha.give_up_copy("this server's disk is full")
+    rig.run(20)
+    assert (rig.state, rig.ha.reason) == (State.WAITING, "this server's disk is full")
     rig = Rig(primary=False).passive()
     rig.hear(Drop(rig.peer.session, rig.ha.contact.session, "too slow"))
     assert rig.state is State.WAITING
@@ -426,7 +441,7 @@ def test_t15_a_grant_is_accepted_only_at_exactly_its_position() -> None:
 @pytest.mark.parametrize("wrong", ["session", "to_session"])
 def test_t15_a_grant_of_or_for_another_session_is_not_obeyed(wrong: str) -> None:
     rig = Rig(primary=False).copying()
-    rig.ha.advanced(at(Epoch(4, 44), 13), 0)
+    rig.ha.advanced(at(Epoch(4, 44), 13))
     sessions = {"session": rig.peer.session, "to_session": rig.ha.contact.session} | {wrong: Session(1, 1)}
     rig.hear(Grant(**sessions, position=at(Epoch(4, 44), 13)))
     assert rig.ha.step is Step.NONE
@@ -434,7 +449,7 @@ def test_t15_a_grant_of_or_for_another_session_is_not_obeyed(wrong: str) -> None
 
 def test_f2_a_grant_is_obeyed_only_in_fresh_contact() -> None:
     rig = Rig(primary=False).copying()
-    rig.ha.advanced(at(Epoch(4, 44), 13), 0)
+    rig.ha.advanced(at(Epoch(4, 44), 13))
     rig.peer.echoes = False
     rig.run(700)
     rig.hear(Grant(rig.peer.session, rig.ha.contact.session, at(Epoch(4, 44), 13)))
@@ -443,7 +458,7 @@ def test_f2_a_grant_is_obeyed_only_in_fresh_contact() -> None:
 
 def test_o3_paired_is_durable_before_the_server_says_passive() -> None:
     rig = Rig(primary=False).copying()
-    rig.ha.advanced(at(Epoch(4, 44), 13), 0)
+    rig.ha.advanced(at(Epoch(4, 44), 13))
     rig.store_answers = False
     rig.hear(Grant(rig.peer.session, rig.ha.contact.session, at(Epoch(4, 44), 13)))
     rig.step()
@@ -538,3 +553,21 @@ def test_t12_a_hand_over_is_called_off_where_the_peer_is_lost_meanwhile() -> Non
     rig.run(1100)
     assert rig.ha.leaving is None
     assert rig.state is State.STANDALONE
+
+
+def test_a_server_without_a_peer_survives_an_own_gap() -> None:
+    rig = Rig(peer=False, standing=Standing.SOLE)
+    rig.run(100)
+    rig.stop(5000)
+    assert rig.state is State.STANDALONE
+    assert not any(isinstance(action, ResetPath) for action in rig.done)
+
+
+def test_a_stop_that_is_repeated_does_not_begin_anew() -> None:
+    rig = Rig().active()
+    rig.ha.drained = False
+    rig.ha.leave("SIGTERM", rig.now_ms, exit=True)
+    began = rig.ha.leaving.since_ms
+    rig.run(500)
+    rig.ha.leave("SIGTERM", rig.now_ms, exit=True)
+    assert rig.ha.leaving.since_ms == began

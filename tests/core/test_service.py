@@ -569,6 +569,17 @@ def test_a_queue_in_use_is_removed_only_by_force_and_starts_anew() -> None:
     check(rig.service)
 
 
+def test_a_duplicate_that_waits_for_a_send_to_a_removed_queue_is_refused_with_it() -> None:
+    rig = rig_with()
+    rig.say(P, Send("q", bodies("one")))
+    rig.say(P, Send("q", bodies("one")))
+    admin(rig, "queue.rm", name="q", force=True)
+    told = [e.command.code for client, e in rig.got if client == P and isinstance(e.command, Failure)]
+    assert told == ["ZHA-201", "ZHA-201"]
+    rig.settle()
+    check(rig.service)
+
+
 @pytest.mark.parametrize(
     ("verb", "arguments", "code"),
     [

@@ -141,3 +141,23 @@ def test_without_a_follower_nothing_is_kept() -> None:
     source.committed(ship(10), 20)
     assert source.empty
     assert source.acked == NOWHERE
+
+
+def test_an_older_attempt_that_sat_in_a_cut_path_is_not_answered() -> None:
+    source = streaming()
+    source.follow(b"r2", follow(at(E2, 9), attempt=3), 20)
+    source.take_actions()
+    source.follow(b"r1", follow(attempt=1), 30)
+    assert source.phase is Phase.STREAMING
+    assert source.acked == at(E2, 9)
+    assert source.take_actions() == []
+
+
+def test_when_the_follower_is_given_up_the_store_is_asked_for_no_more_of_its_copy() -> None:
+    source = Source()
+    source.follow(b"r1", follow(), 0)
+    source.copy_begun(CopyBegun(1, 4096, 9000))
+    source.take_actions()
+    source.stored(b"r1", stored(NOWHERE, 4 * limits.MIB), 10)
+    source.reset()
+    assert [type(action) for action in source.take_actions()] == [StopCopy]

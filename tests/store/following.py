@@ -3,15 +3,12 @@
 from pathlib import Path
 
 import xxhash
-from source_store import EPOCH, SourceStore
+from source_store import SourceStore
 
 from zmqha.core import shipment
-from zmqha.core.position import LineageEntry, Mode
 from zmqha.core.shipment import Shipment
 from zmqha.store.copy_target import CopyTarget
 from zmqha.store.replica import Replica
-
-LINEAGE = tuple(LineageEntry(EPOCH._replace(nonce=n), Mode.SOLE, 1, bytes(32), "a", bytes(120)) for n in range(12))  # 2 KiB
 
 
 def copied(source: SourceStore, directory: Path, segment_bytes: int) -> Replica:
@@ -23,7 +20,7 @@ def copied(source: SourceStore, directory: Path, segment_bytes: int) -> Replica:
     pages = source.reader.read_runs(runs, source.meta.psize)
     target.pages(runs, pages, xxhash.xxh3_64_intdigest(pages))
     assert target.copied_bytes == len(pages)
-    return target.end(source.position, source.meta.body, LINEAGE)
+    return target.end(source.position, source.meta.body, target.copied_bytes)
 
 
 def take(replica: Replica, ship: Shipment) -> None:

@@ -1,20 +1,21 @@
 """The journal gives back what was flushed, drops what was half written, and says so when something is lost."""
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
-from source_store import EPOCH, SourceStore
+from source_store import SourceStore
 
 from zmqha.core import shipment
-from zmqha.core.position import LineageEntry, Mode
 from zmqha.core.shipment import Shipment
-from zmqha.errors import StoreDamaged
+from zmqha.errors import StoreDamaged, StoreFull
 from zmqha.store import journal as journal_module
+from zmqha.store import journal_record
 from zmqha.store.journal import Journal, Recovered
-from zmqha.store.journal_record import ALIGN, Baseline, space
+from zmqha.store.journal_record import ALIGN, Baseline, Record, space
 
 SEGMENT = 128 * 1024
-LINEAGE = (LineageEntry(EPOCH, Mode.SOLE, 1, bytes(32), "a", b"m" * 120, 5, "first start", 0),)
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +31,7 @@ def ships(tmp_path_factory: pytest.TempPathFactory) -> list[Shipment]:
 
 def before(ships: list[Shipment], index: int) -> Baseline:
     assert index > 0
-    return Baseline(ships[index - 1].position, LINEAGE, ships[index - 1].meta)
+    return Baseline(ships[index - 1].position, ships[index - 1].meta)
 
 
 def append(journal: Journal, ship: Shipment, pieces: int = 1) -> None:
@@ -56,8 +57,7 @@ def started(directory: Path, baseline: Baseline) -> Journal:
 def test_a_new_journal_is_its_baseline(tmp_path: Path, ships: list[Shipment]) -> None:
     started(tmp_path, before(ships, 1)).close()
     recovered = recover(tmp_path)
-    assert recovered.settled and recovered.complete
-    assert (recovered.position, recovered.lineage) == (ships[0].position, LINEAGE)
+    assert recovered.settled and recovered.position == ships[0].position
     assert list(recovered.shipments) == []
 
 
@@ -67,7 +67,7 @@ def test_shipments_come_back_in_order_also_in_pieces(tmp_path: Path, ships: list
         append(journal, ship, pieces=index + 1)
     journal.flush()
     recovered = recover(tmp_path)
-    assert recovered.position == ships[4].position and recovered.complete and not recovered.settled
+    assert recovered.position == ships[4].position and not recovered.settled
     assert list(recovered.shipments) == ships[1:5]
 
 
@@ -78,7 +78,7 @@ def test_an_incomplete_shipment_is_dropped(tmp_path: Path, ships: list[Shipment]
     journal.append(shipment.Chunk(half.position, 0, 2, half.head, half.payload[:100]))
     journal.flush()
     recovered = recover(tmp_path)
-    assert recovered.position == ships[1].position and not recovered.complete
+    assert recovered.position == ships[1].position
     assert list(recovered.shipments) == [ships[1]]
 
 
@@ -92,15 +92,6 @@ def test_a_shipment_taken_back_leaves_nothing_behind(tmp_path: Path, ships: list
     append(journal, ships[1], 2)
     journal.flush()
     assert list(recover(tmp_path).shipments) == [ships[1]]
-
-
-def test_the_lineage_noted_last_is_recovered(tmp_path: Path, ships: list[Shipment]) -> None:
-    journal = started(tmp_path, before(ships, 1))
-    longer = (*LINEAGE, LINEAGE[0]._replace(first_txn=9, mode=Mode.PAIRED))
-    append(journal, ships[1])
-    journal.note(ships[1].position, longer)
-    journal.flush()
-    assert recover(tmp_path).lineage == longer
 
 
 def test_both_segments_are_replayed_until_the_older_is_checkpointed(tmp_path: Path, ships: list[Shipment]) -> None:
@@ -257,3 +248,61 @@ def test_starting_over_works_on_any_content(tmp_path: Path, ships: list[Shipment
     journal.start_over()
     journal.reset(before(ships, 3))
     assert recover(tmp_path).position == ships[2].position
+
+
+def test_no_space_out_of_a_flush_is_not_a_clean_full(
+    tmp_path: Path, ships: list[Shipment], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = started(tmp_path, before(ships, 1))
+    append(journal, ships[1])
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fdatasync", no_space)
+        with pytest.raises(OSError, match="No space"):
+            journal.flush()
+
+
+def test_a_journal_that_could_not_be_opened_leaves_no_descriptor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    journal = Journal(tmp_path, SEGMENT)
+    known = len(os.listdir("/proc/self/fd"))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwritev", no_space)
+        with pytest.raises(StoreFull):
+            journal.prepare()
+    assert len(os.listdir("/proc/self/fd")) == known
+    journal.prepare()
+    assert [(tmp_path / name).stat().st_size for name in journal_module.SEGMENT_FILES] == [SEGMENT, SEGMENT]
+
+
+@pytest.mark.parametrize(("kind", "head"), [(9, b""), (1, b"\xc1"), (1, b"\x91\x01"), (3, b"")])
+def test_a_baseline_of_another_version_is_damage(tmp_path: Path, ships: list[Shipment], kind: int, head: bytes) -> None:
+    journal = started(tmp_path, before(ships, 1))
+    path = tmp_path / journal_module.SEGMENT_FILES[journal._current]
+    write_record(path, 0, Record(kind, 1, 9, 0, 0, ships[0].position, 0, 1, head, b""))
+    with pytest.raises(StoreDamaged):
+        recover(tmp_path)
+
+
+def test_a_record_of_another_version_is_damage(tmp_path: Path, ships: list[Shipment]) -> None:
+    journal = started(tmp_path, before(ships, 1))
+    path = tmp_path / journal_module.SEGMENT_FILES[journal._current]
+    record = Record(77, journal._journal, journal.generation, journal._sequence, 0, ships[0].position, 0, 1, b"", b"")
+    write_record(path, journal._at, record)
+    with pytest.raises(StoreDamaged):
+        recover(tmp_path)
+
+
+def test_bytes_of_a_client_that_look_like_a_record_of_another_version_are_not_one(tmp_path: Path, ships: list[Shipment]) -> None:
+    journal = started(tmp_path, before(ships, 1))
+    path = tmp_path / journal_module.SEGMENT_FILES[journal._current]
+    write_record(path, journal._at + 4 * ALIGN, Record(77, 1, 99, 5, 5, ships[0].position, 0, 1, b"", b""))
+    assert recover(tmp_path).position == ships[0].position
+
+
+def write_record(path: Path, at: int, record: Record) -> None:
+    with path.open("r+b") as file:
+        file.seek(at)
+        file.writelines(journal_record.encode(record))
+
+
+def no_space(*_: object) -> int:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -1,13 +1,18 @@
 """What a node writes down survives torn writes and a full disk; what is damaged is said to be."""
 
+import errno
+import os
 from pathlib import Path
 
+import msgspec
 import pytest
+import xxhash
 
 from zmqha.core.facts import NodeFacts
 from zmqha.core.peer_protocol import Standing
 from zmqha.core.position import Epoch
-from zmqha.errors import StoreDamaged
+from zmqha.errors import ConfigError, StoreDamaged
+from zmqha.store import node_state
 from zmqha.store.node_state import SLOT_BYTES, NodeState
 
 FACTS = NodeFacts("cluster", "node-a", 1, Epoch(1, 2**64 - 1), Standing.SOLE, "first start")
@@ -94,3 +99,39 @@ def test_the_largest_texts_fit_a_slot(path: Path) -> None:
     NodeState(path).save(facts)
     loaded = NodeState(path).load()
     assert loaded is not None and len(loaded.audit) == 4 and loaded.standing is Standing.SOLE
+
+
+def foreign_slot(number: int, value: object) -> bytes:
+    """A whole slot as another version may write it."""
+    raw = msgspec.msgpack.encode(value)
+    check = xxhash.xxh3_64_intdigest(number.to_bytes(8, "little") + raw)
+    return (node_state._SLOT.pack(node_state._MAGIC, len(raw), number, check) + raw).ljust(SLOT_BYTES, b"\0")
+
+
+@pytest.mark.parametrize("value", [{"version": 2}, ["c", "n", "not a number"], ["c", "n", 1, [1, 2], "a standing to come"], 7])
+def test_a_newer_slot_of_another_version_is_refused_and_the_file_stays(path: Path, value: object) -> None:
+    saved(path, 2)
+    whole = path.read_bytes()[:SLOT_BYTES] + foreign_slot(3, value)
+    path.write_bytes(whole)
+    with pytest.raises(ConfigError, match="another version") as caught:
+        NodeState(path).load()
+    assert caught.value.cause and caught.value.cure
+    assert path.read_bytes() == whole and list(path.parent.iterdir()) == [path]
+
+
+def test_an_older_slot_of_another_version_does_not_matter(path: Path) -> None:
+    facts = saved(path, 2)
+    path.write_bytes(path.read_bytes()[:SLOT_BYTES] + foreign_slot(1, {"version": 0}))
+    assert NodeState(path).load() == facts[-1]
+
+
+def test_no_space_out_of_a_flush_is_not_a_clean_full(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_space(fd: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    state = NodeState(path)
+    state.save(FACTS)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fdatasync", no_space)
+        with pytest.raises(OSError, match="No space"):
+            state.save(FACTS)

@@ -1,18 +1,21 @@
 """A passive takes exactly the shipments that fit, applies them late, and becomes the same store."""
 
+import errno
+import os
 import random
+import threading
 from pathlib import Path
 
 import lmdb.verify
 import pytest
 import xxhash
-from following import LINEAGE, copied, reopened, take
+from following import copied, reopened, take
 from source_store import EPOCH, SourceStore, contents, contents_of
 
 from zmqha.core import limits, lmdb_page, shipment
-from zmqha.core.position import Mode
+from zmqha.core.position import Epoch, Position
 from zmqha.core.shipment import Chunk, Shipment
-from zmqha.errors import ProtocolError, StoreDamaged
+from zmqha.errors import ProtocolError, StoreDamaged, StoreFull
 from zmqha.store.copy_target import CopyTarget
 from zmqha.store.page_file import STORE_FILE, PageReader
 from zmqha.store.replica import COPY_FILE, Replica
@@ -62,7 +65,7 @@ def test_random_commits_taken_flushed_and_applied_in_any_rhythm_are_the_same_sto
             durable = replica.flush()
             replica.close()
             replica = reopened(tmp_path / "b", SEGMENT)
-            assert replica.position == durable and not replica.ahead and replica.lineage == LINEAGE
+            assert replica.position == durable and not replica.ahead
     replica.settle()
     assert replica.position == source.position
     assert lmdb.verify.verify(str(tmp_path / "b" / STORE_FILE)) == []  # type: ignore[no-untyped-call]
@@ -146,21 +149,7 @@ def test_a_shipment_larger_than_a_segment_is_taken(source: SourceStore, replica:
     assert contents_of(tmp_path / "b" / STORE_FILE) == contents(source.env)
 
 
-def test_the_lineage_that_was_noted_is_known_after_a_restart(source: SourceStore, replica: Replica, tmp_path: Path) -> None:
-    entry = LINEAGE[0]._replace(epoch=EPOCH._replace(counter=9), mode=Mode.PAIRED)
-    ship = commit(source)
-    pieces = _pieces(ship, 2)
-    replica.take(pieces[0])
-    replica.note_lineage(entry)
-    replica.take(pieces[1])
-    replica.flush()
-    replica.close()
-    assert reopened(tmp_path / "b", SEGMENT).lineage == (*LINEAGE, entry)
-
-
-def test_a_settled_replica_can_be_opened_and_is_then_ahead_until_rebased(
-    source: SourceStore, replica: Replica, tmp_path: Path
-) -> None:
+def test_a_settled_replica_can_be_opened_and_is_then_ahead(source: SourceStore, replica: Replica, tmp_path: Path) -> None:
     take(replica, commit(source))
     replica.settle()
     base = replica.position
@@ -175,29 +164,7 @@ def test_a_settled_replica_can_be_opened_and_is_then_ahead_until_rebased(
     assert again.ahead and again.position == base
     with pytest.raises(AssertionError):
         again.take(Chunk(base, 0, 1, b"", b""))
-    again.rebase(promoted.position, LINEAGE)
     again.close()
-    after = reopened(tmp_path / "b", SEGMENT)
-    assert not after.ahead and after.position == promoted.position
-
-
-def test_two_commits_that_nobody_has_are_rolled_back(source: SourceStore, replica: Replica, tmp_path: Path) -> None:
-    replica.settle()
-    base, meta = replica.position, source.meta.body
-    replica.close()
-    lost = SourceStore(tmp_path / "b" / STORE_FILE, 6)
-    lost.meta, lost.position = lost.reader.newest(), base
-    commit(lost)
-    commit(lost)
-    lost.close()
-    again = reopened(tmp_path / "b", SEGMENT)
-    again.roll_back(base, meta, LINEAGE)
-    assert contents_of(tmp_path / "b" / STORE_FILE) == contents(source.env)
-    take(again, commit(source))
-    again.flush()
-    again.close()
-    assert reopened(tmp_path / "b", SEGMENT).position == source.position
-    assert contents_of(tmp_path / "b" / STORE_FILE) == contents(source.env)
 
 
 def test_a_store_without_a_journal_is_ahead_of_it(source: SourceStore, tmp_path: Path) -> None:
@@ -205,11 +172,7 @@ def test_a_store_without_a_journal_is_ahead_of_it(source: SourceStore, tmp_path:
     directory.mkdir()
     source.close()
     source.path.rename(directory / STORE_FILE)
-    replica = reopened(directory, SEGMENT)
-    assert replica.ahead
-    replica.rebase(source.position, LINEAGE)
-    replica.close()
-    assert reopened(directory, SEGMENT).position == source.position
+    assert reopened(directory, SEGMENT).ahead
 
 
 def test_a_journal_without_its_store_is_damage(replica: Replica, tmp_path: Path) -> None:
@@ -252,9 +215,134 @@ def test_a_copy_refuses_pages_that_do_not_fit(tmp_path: Path) -> None:
             target.pages(runs, page, wrong)
 
 
+def test_a_shipment_that_the_journal_had_no_room_for_cannot_be_completed(
+    source: SourceStore, replica: Replica, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ship = commit(source)
+    pieces = _pieces(ship, 3)
+    replica.take(pieces[0])
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwritev", _no_space)
+        with pytest.raises(StoreFull):
+            replica.take(pieces[1])
+    with pytest.raises(ProtocolError):
+        replica.take(pieces[2])
+    assert replica.flush().txn == ship.from_txn
+    take(replica, ship)
+    assert replica.flush() == source.position
+    replica.close()
+    assert reopened(tmp_path / "b", SEGMENT).position == source.position
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), MemoryError()])
+@pytest.mark.parametrize("closing", [False, True])
+def test_a_flush_of_the_store_that_failed_in_its_thread_is_no_checkpoint(
+    source: SourceStore, replica: Replica, monkeypatch: pytest.MonkeyPatch, error: Exception, closing: bool
+) -> None:
+    real = os.fdatasync
+
+    def fdatasync(fd: int) -> None:
+        if threading.current_thread().name == "zmqha-checkpoint":
+            raise error
+        real(fd)
+
+    monkeypatch.setattr(os, "fdatasync", fdatasync)
+    with pytest.raises(type(error)) as caught:
+        while replica._checkpoint is None:
+            take(replica, commit(source))
+            replica.flush()
+            replica.apply(1 << 30)
+        if closing:
+            replica.close()
+        replica._checkpoint.join()
+        replica.apply(1)
+    assert caught.value is error
+
+
+def test_no_space_out_of_the_flush_of_a_settled_store_is_not_a_clean_full(
+    source: SourceStore, replica: Replica, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take(replica, commit(source))
+    replica.flush()
+    store = os.stat(tmp_path / "b" / STORE_FILE).st_ino
+    real = os.fdatasync
+
+    def fdatasync(fd: int) -> None:
+        if os.fstat(fd).st_ino == store:
+            _no_space()
+        real(fd)
+
+    monkeypatch.setattr(os, "fdatasync", fdatasync)
+    with pytest.raises(OSError, match="No space"):
+        replica.settle()
+
+
+def test_a_store_that_cannot_be_opened_for_want_of_room_leaves_no_descriptor(
+    source: SourceStore, replica: Replica, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replica.settle()
+    replica.close()
+    known = len(os.listdir("/proc/self/fd"))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwritev", _no_space)
+        with pytest.raises(StoreFull):
+            Replica.open(tmp_path / "b", SEGMENT)
+    assert len(os.listdir("/proc/self/fd")) == known
+    assert reopened(tmp_path / "b", SEGMENT).position == source.position
+
+
+def test_an_unfinished_copy_is_deleted_once_the_store_is_known_to_be_another_file(replica: Replica, tmp_path: Path) -> None:
+    replica.close()
+    copy = tmp_path / "b" / COPY_FILE
+    copy.write_bytes(bytes(8192))
+    reopened(tmp_path / "b", SEGMENT).close()
+    assert not copy.exists()
+    copy.write_bytes(bytes(8192))
+    (tmp_path / "b" / STORE_FILE).unlink()
+    with pytest.raises(StoreDamaged):
+        Replica.open(tmp_path / "b", SEGMENT)
+    assert copy.exists()
+
+
+def test_an_abandoned_copy_is_deleted_but_not_one_that_may_be_the_store(
+    source: SourceStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "b").mkdir()
+    target = CopyTarget(tmp_path / "b", SEGMENT)
+    target.begin(4096)
+    target.abandon()
+    assert not (tmp_path / "b" / COPY_FILE).exists()
+    target = CopyTarget(tmp_path / "b", SEGMENT)
+    target.begin(source.meta.psize)
+    runs = source.reader.live_runs(source.meta)
+    pages = source.reader.read_runs(runs, source.meta.psize)
+    target.pages(runs, pages, xxhash.xxh3_64_intdigest(pages))
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", _no_space)
+        with pytest.raises(OSError, match="No space"):
+            target.end(source.position, source.meta.body, target.copied_bytes)
+    target.abandon()
+    after = reopened(tmp_path / "b", SEGMENT)
+    assert after.position == source.position and contents_of(tmp_path / "b" / STORE_FILE) == contents(source.env)
+
+
+def _no_space(*_: object) -> int:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
 def _pieces(ship: Shipment, count: int) -> list[Chunk]:
     size = -(-len(ship.payload) // count)
     return [
         Chunk(ship.position, index, count, b"" if index else ship.head, ship.payload[index * size : (index + 1) * size])
         for index in range(count)
     ]
+
+
+def test_a_copy_that_lacks_a_part_is_refused(tmp_path: Path) -> None:
+    target = CopyTarget(tmp_path, SEGMENT)
+    target.begin(4096)
+    payload = bytes(4096)
+    target.pages([(2, 1)], payload, xxhash.xxh3_64_intdigest(payload))
+    with pytest.raises(ProtocolError, match="4096 of 8192 bytes"):
+        target.end(Position(Epoch(1, 1), 1, bytes(32)), bytes(120), 8192)
+    target.abandon()

@@ -2,7 +2,9 @@
 
 import struct
 
-from zmqha.core.lmdb_page import NO_PAGE, Meta
+from zmqha.core.lmdb_page import Meta
+
+NO_PAGE = (1 << 64) - 1  # root of an empty database
 
 
 def live_pages(image: bytes | memoryview, meta: Meta) -> set[int]:

@@ -12,7 +12,7 @@ FULL = os.environ.get("ZMQHA_FULL") == "1"
 
 
 def count(usual: int, full: int) -> int:
-    """How often: for every merge, or for the acceptance run (``ZMQHA_FULL=1``)."""
+    """How often: as usual, or in the long run (``ZMQHA_FULL=1``)."""
     return full if FULL else usual
 
 
@@ -24,7 +24,7 @@ def figures(what: str, gaps: list[float]) -> str:
 
 
 def close_history(pair: Pair, producers: Iterable[Producer], readers: Iterable[Reader], *, offline: bool = True) -> Verdict:
-    """Stop the load, drain, judge; A4: equal positions, equal stores."""
+    """Stop the load, drain, judge; equal positions must be equal stores."""
     sent = [one for producer in producers for one in producer.stop()]
     readers = list(readers)
     for reader in readers:

@@ -277,7 +277,7 @@ class Pair:
             time.sleep(0.05)
 
     def assert_equal_stores(self) -> None:
-        """A4: the same position on both, chain digest included; call while nothing is sent."""
+        """The same position on both, chain digest included; call while nothing is sent."""
         self.wait_in_sync()
 
         def equal() -> bool:

@@ -32,7 +32,7 @@ def dump(file: Path) -> Records:
 
 
 def assert_equal_offline(pair: Pair, active: str) -> None:
-    """A4, with both servers stopped at an equal position: the passive's store after its journal's replay is sound and the same."""
+    """With both servers stopped at an equal position: the passive's store after its journal's replay is sound and the same."""
     passive = "b" if active == "a" else "a"
     assert not pair["a"].running and not pair["b"].running
     with tempfile.TemporaryDirectory(prefix="zmqha-offline-") as place:

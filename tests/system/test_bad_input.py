@@ -1,4 +1,4 @@
-"""A7: whoever is no honest client or peer is refused at every port, told about once a second at most, and disturbs nobody."""
+"""Whoever is no honest client or peer is refused at every port, told about once a second at most, and disturbs nobody."""
 
 import itertools
 import random

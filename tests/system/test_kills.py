@@ -1,4 +1,4 @@
-"""A3, A4, A10: the active killed, frozen, killed with its watcher; the passive killed; all under load, at default timers."""
+"""The active killed, frozen, killed with its watcher; the passive killed; all under load, at default timers."""
 
 import random
 import time
@@ -119,7 +119,7 @@ def test_freezes_of_the_active(record_property: Callable[[str, object], None]) -
 
 @pytest.mark.timeout(60)
 def test_a_killed_passive_is_missed_and_taken_back() -> None:
-    """A10: alone within 1 s, SOLE on disk before the first lone confirm; takes the passive back by itself."""
+    """Alone within 1 s, SOLE on disk before the first lone confirm; takes the passive back by itself."""
     with pair() as both:
         producer, reader = Producer(both.url, "p", rate=RATE), Reader(both.url, "r")
         producer.wait_confirmed(300)

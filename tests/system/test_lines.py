@@ -1,4 +1,4 @@
-"""A2: a text file through ``zmqha send --lines`` and ``zmqha recv --lines`` while servers are killed: the output is the input."""
+"""A text file through ``zmqha send --lines`` and ``zmqha recv --lines`` while servers are killed: the output is the input."""
 
 import filecmp
 import os

@@ -1,4 +1,4 @@
-"""A6 and real divergence: a server whose disk may be old never serves by itself, says why, and is helped by its peer or an operator."""
+"""A server whose disk may be old, or that diverged, never serves by itself, says why, and is helped by its peer or an operator."""
 
 import time
 

@@ -112,6 +112,9 @@ def run(arguments: Sequence[str] | None = None, **settings: Any) -> int:
     except click.ClickException as error:
         failure.show(f"error: {error.format_message()}\nwhy:  it could not be read or written\nfix:  name another file")
         return failure.FAILED
+    except OSError as error:
+        failure.show(failure.system_lines(error))
+        return failure.FAILED
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted", err=True)
         return failure.INTERRUPTED

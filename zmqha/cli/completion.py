@@ -12,6 +12,7 @@ from zmqha.cli.invocation import command
     source <(zmqha completion bash)
     zmqha completion fish > ~/.config/fish/completions/zmqha.fish
     """,
+    takes=(),
 )
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @click.pass_context

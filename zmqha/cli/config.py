@@ -7,7 +7,7 @@ import click
 from zmqha.cli.invocation import Group, Invocation, pass_invocation
 
 
-@click.group("config", cls=Group)
+@click.group("config", cls=Group, examples="zmqha config check zmqha-pair/server.toml --name edge-a")
 def config() -> None:
     """Check a configuration file."""
 

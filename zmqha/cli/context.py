@@ -11,7 +11,11 @@ from zmqha.cli.table import Column
 COLUMNS = (Column("Context"), Column("Selected"), Column("URL"))
 
 
-@click.group("context", cls=Group)
+@click.group(
+    "context",
+    cls=Group,
+    examples="zmqha context add plant zmqha://edge-a,edge-b:7400 --select\nzmqha context ls\nzmqha context rm plant",
+)
 def context() -> None:
     """Save the URLs you use."""
 
@@ -43,9 +47,13 @@ def ls(invocation: Invocation) -> None:
     from zmqha.client.url import masked
 
     chosen = contexts.selected()
-    found = [{"name": one.name, "selected": one.name == chosen, "url": masked(one.url)} for one in contexts.every()]
+    saved = contexts.every()
+    found = [{"name": one.name, "selected": one.name == chosen, "url": masked(one.url)} for one in saved]
     rows = [(one["name"], "*" if one["selected"] else "", _short(str(one["url"]))) for one in found]
     invocation.show(f"Contexts: {len(found)}", COLUMNS, rows, found)
+    for one in saved:
+        if one.fault:
+            invocation.say(f"context {one.name} is broken: {one.fault}; zmqha context rm {one.name}")
 
 
 @context.command("select", examples="zmqha context select plant")

@@ -20,10 +20,11 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """A name and where it leads."""
+    """A name and where it leads. ``fault``: why that cannot be said."""
 
     name: str
     url: str
+    fault: str = ""
 
 
 def directory() -> Path:
@@ -37,8 +38,7 @@ def read(name: str) -> Context:
     try:
         raw = tomllib.loads(path.read_text())
     except FileNotFoundError as error:
-        known = ", ".join(context.name for context in every()) or "none"
-        raise ConfigError(f"no context {name!r}", cause=f"saved contexts: {known}", cure="zmqha context add NAME URL") from error
+        raise _missing(name) from error
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"cannot read the context {path}", cause=str(error), cure="zmqha context add NAME URL") from error
     url = raw.get("url")
@@ -50,8 +50,14 @@ def read(name: str) -> Context:
 
 
 def every() -> tuple[Context, ...]:
-    """All saved ones, by name."""
-    return tuple(read(path.stem) for path in sorted((directory() / "contexts").glob("*.toml")))
+    """All saved ones, by name; one that cannot be read says so in ``fault``."""
+    found = []
+    for name in _names():
+        try:
+            found.append(read(name))
+        except ConfigError as error:
+            found.append(Context(name, "", fault=f"{error.what}: {error.cause}"))
+    return tuple(found)
 
 
 def selected() -> str | None:
@@ -76,11 +82,22 @@ def select(name: str) -> None:
 
 
 def remove(name: str) -> None:
-    """Forget it."""
-    read(name)
-    _path(name).unlink()
+    """Forget it, whatever is in the file."""
+    try:
+        _path(name).unlink()
+    except FileNotFoundError as error:
+        raise _missing(name) from error
     if selected() == name:
         (directory() / "selected").unlink()
+
+
+def _names() -> list[str]:
+    return sorted(path.stem for path in (directory() / "contexts").glob("*.toml"))
+
+
+def _missing(name: str) -> ConfigError:
+    known = ", ".join(_names()) or "none"
+    return ConfigError(f"no context {name!r}", cause=f"saved contexts: {known}", cure="zmqha context add NAME URL")
 
 
 def _path(name: str) -> Path:

@@ -110,7 +110,7 @@ def _clock(host: str, apart_ms: float) -> Finding:
     text = f"{abs(apart_ms):.0f} ms {'ahead of' if apart_ms > 0 else 'behind'} this machine"
     if abs(apart_ms) <= CLOCK_GOOD_MS:
         return Finding(f"{host} clock", "ok", text)
-    return Finding(f"{host} clock", "warn", text, "expiry uses wall clocks; run a time service on all machines")
+    return Finding(f"{host} clock", "warn", text, "logs and history are hard to compare; run a time service on all machines")
 
 
 # --- on a server's machine --------------------------------------------------------------------------------------------------

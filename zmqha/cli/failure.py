@@ -3,6 +3,7 @@
 0 ok | 1 the operation failed | 2 usage | 69 no active server reachable | 75 try later | 77 denied | 78 bad configuration
 """
 
+import errno
 import os
 import sys
 
@@ -31,6 +32,14 @@ _CODES: tuple[tuple[type[ZmqhaError], int], ...] = (
     (ConfigError, BAD_CONFIG),
 )
 
+_SYSTEM_CURES = {
+    errno.EACCES: "name a place where you may write, or run it as the user who may",
+    errno.EPERM: "name a place where you may write, or run it as the user who may",
+    errno.EROFS: "name a place that can be written",
+    errno.ENOSPC: "free space there, or name another place",
+    errno.EMFILE: "allow more open files: ulimit -n",
+}
+
 
 def exit_code(error: ZmqhaError) -> int:
     """By class; everything not listed has failed."""
@@ -53,6 +62,16 @@ def usage_lines(error: click.UsageError) -> str:
     path = error.ctx.command_path if error.ctx else "zmqha"
     pieces = error.ctx.get_usage().removeprefix("Usage: ") if error.ctx else "zmqha COMMAND"
     return _lines(f"error: {error.format_message()}", f"usage is: {' '.join(pieces.split())}", f"{path} --help")
+
+
+def system_lines(error: OSError) -> str:
+    """What the operating system refused a command: a directory without rights, a full disk."""
+    place = error.filename2 or error.filename
+    return _lines(
+        f"error: {os.fsdecode(place) if isinstance(place, str | bytes) else 'a file or socket'} cannot be used",
+        error.strerror or str(error) or type(error).__name__,
+        _SYSTEM_CURES.get(error.errno or 0, "name another place, or correct that one"),
+    )
 
 
 def show(text: str) -> None:

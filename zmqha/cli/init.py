@@ -19,6 +19,7 @@ _ROUTES = Path("/proc/net/route")
     zmqha init a=10.0.7.11/10.78.0.1 b=10.0.7.12/10.78.0.2 --gateway 10.0.7.1
     zmqha init a b --single-machine --port-base 7400
     """,
+    takes=("format",),
 )
 @click.argument("first", metavar="A[=HOST[/PEERHOST]]")
 @click.argument("second", metavar="B[=HOST[/PEERHOST]]")

@@ -6,7 +6,7 @@ selected context, or ``zmqha://127.0.0.1:7400``, in this order.
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +18,8 @@ from zmqha.errors import OperationFailed
 if TYPE_CHECKING:
     from zmqha.cli.admin import Servers
 
-DEFAULT_URL = "zmqha://127.0.0.1:7400"
 FORMATS = ("table", "json", "tsv")
+SHARED = ("url", "context", "format", "quiet", "verbose", "yes")  # the options that every command takes, unless it says which
 
 
 @dataclass(slots=True)
@@ -43,7 +43,11 @@ class Invocation:
         if from_environment:
             return from_environment
         name = os.environ.get("ZMQHA_CONTEXT") or contexts.selected()
-        return contexts.read(name).url if name else DEFAULT_URL
+        if name:
+            return contexts.read(name).url
+        from zmqha.client.url import URL_DEFAULT
+
+        return URL_DEFAULT
 
     def say(self, text: str) -> None:
         """Chatter."""
@@ -102,10 +106,10 @@ def _keep(context: click.Context, parameter: click.Parameter, value: Any) -> Non
         setattr(context.ensure_object(Invocation), parameter.name, value)
 
 
-def options() -> list[click.Option]:
+def options(names: Collection[str] = SHARED) -> list[click.Option]:
     """New option objects each time: every command owns its parameters."""
     shared: dict[str, Any] = {"expose_value": False, "callback": _keep}
-    return [
+    every = [
         click.Option(["--url"], metavar="URL", help="Servers, zmqha://host,host:port.", **shared),
         click.Option(["--context"], metavar="NAME", help="A saved context, or a context file.", **shared),
         click.Option(["-f", "--format"], type=click.Choice(FORMATS), help="How results are printed.", **shared),
@@ -113,33 +117,36 @@ def options() -> list[click.Option]:
         click.Option(["-v", "--verbose"], is_flag=True, help="More on stderr.", **shared),
         click.Option(["--yes"], is_flag=True, help="Do not ask before destroying.", **shared),
     ]
+    return [option for option in every if option.name in names]
 
 
-class Command(click.Command):
-    """A command with the shared options and an Examples block."""
+class _WithExamples(click.Command):
+    """An Examples block under the help."""
 
-    def __init__(self, *args: Any, examples: str = "", **kwargs: Any) -> None:
+    def __init__(self, *args: Any, examples: str, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.examples = examples
-        self.params = [*self.params, *options()]
         self.context_settings = {"help_option_names": ["-h", "--help"], **self.context_settings}
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Examples as they are typed."""
-        if self.examples:
-            with formatter.section("Examples"):
-                for line in self.examples.strip().splitlines():
-                    formatter.write(f"  {line.strip()}\n")
+        with formatter.section("Examples"):
+            for line in self.examples.strip().splitlines():
+                formatter.write(f"  {line.strip()}\n")
 
 
-class Group(click.Group):
+class Command(_WithExamples):
+    """A command with those shared options that mean something for it."""
+
+    def __init__(self, *args: Any, takes: Collection[str] = SHARED, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.params = [*self.params, *options(takes)]
+
+
+class Group(_WithExamples, click.Group):
     """A noun with its verbs."""
 
     command_class = Command
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.context_settings = {"help_option_names": ["-h", "--help"], **self.context_settings}
 
 
 def command(name: str, *, examples: str, **settings: Any) -> Callable[[Callable[..., Any]], Command]:

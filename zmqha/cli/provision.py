@@ -99,8 +99,12 @@ def write(plan: Plan) -> Path:
             cause="keys and cluster id of a running pair must not be overwritten",
             cure="name another directory with --dir, or move that one away yourself",
         )
-    target.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))  # 0700
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        draft = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))  # 0700
+    except OSError as error:
+        error.filename = str(target)  # what was asked for, not the draft
+        raise
     try:
         _fill(draft, plan)
         draft.rename(target)

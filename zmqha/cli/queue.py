@@ -15,7 +15,7 @@ COLUMNS = (
 _FIELDS = ("name", "messages", "ready", "unacked", "consumers", "bytes", "max_messages", "max_bytes")
 
 
-@click.group("queue", cls=Group)
+@click.group("queue", cls=Group, examples="zmqha queue add orders --max-messages 100000\nzmqha queue ls\nzmqha queue info orders")
 def queue() -> None:
     """Add, list, inspect, empty and remove queues."""
 

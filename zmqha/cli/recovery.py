@@ -15,8 +15,8 @@ from zmqha.errors import OperationFailed, ZmqhaError
 @command(
     "promote",
     examples="""
-    zmqha promote --accept-loss-of-peer
-    zmqha --url zmqha://edge-b:7400 promote --accept-loss-of-peer --yes
+    zmqha promote --accept-loss-of-peer --server edge-b
+    zmqha promote --accept-loss-of-peer --server edge-b --yes
     """,
 )
 @click.option("--accept-loss-of-peer", is_flag=True, required=True, help="The peer and what only it holds is given up.")

@@ -4,11 +4,13 @@ import sys
 import time
 from collections import deque
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import IO, Any
 
 import click
 
 from zmqha.cli.invocation import Invocation, command, connect, pass_invocation
+from zmqha.errors import ZmqhaError
 
 IN_FLIGHT = 5000  # messages sent and not looked at; the client bounds bytes by itself
 PROGRESS_S = 0.25
@@ -35,10 +37,15 @@ def send(invocation: Invocation, queue: str, body: str | None, lines: bool) -> N
         raise click.UsageError("BODY and --lines exclude each other")
     bodies = iter([body.encode(errors="surrogateescape")]) if body is not None else _bodies(sys.stdin.buffer, lines=lines)
     tally = _Tally(invocation, queue)
-    with connect(invocation, on_state=tally.state_changed) as client:
-        for one in bodies:
-            tally.sent(client.send_nowait(queue, one))
-        tally.finish()
+    try:
+        with connect(invocation, on_state=tally.state_changed) as client:
+            for one in bodies:
+                tally.sent(client.send_nowait(queue, one))
+            tally.finish()
+    except (ZmqhaError, KeyboardInterrupt):
+        if lines and tally.count:
+            tally.broke_off()
+        raise
 
 
 def _bodies(source: IO[bytes], *, lines: bool) -> Iterator[bytes]:
@@ -81,6 +88,17 @@ class _Tally:
         noun = "message" if self.count == 1 else "messages"
         self.invocation.say(f"{self.count:,} {noun} to {self.queue} in {took:.2f} s, all confirmed")
 
+    def broke_off(self) -> None:
+        """How far it came, after the client is closed. Order is kept, so what is confirmed without a gap is the first lines."""
+        with suppress(ZmqhaError):
+            while self.waiting:
+                self._confirm()
+        if self.live:
+            click.echo("\r\x1b[K", nl=False, err=True)
+        go_on = f"to go on: tail -n +{self.confirmed + 1} FILE | zmqha send {self.queue} --lines"
+        doubt = "lines after them may be stored too and would then be there twice"
+        click.echo(f"{self.confirmed:,} confirmed of {self.count:,} sent; {go_on} ({doubt})", err=True)
+
     def state_changed(self, old: object, new: object, reason: str) -> None:
         """Called by the client's thread."""
         if self.live:
@@ -88,7 +106,8 @@ class _Tally:
         self.invocation.announce(old, new, reason)
 
     def _confirm(self) -> None:
-        self.waiting.popleft().result()
+        self.waiting[0].result()
+        self.waiting.popleft()
         self.confirmed += 1
 
     def _progress(self) -> None:

@@ -15,6 +15,7 @@ DEFAULT_FILE = Path("/etc/zmqha/server.toml")
     examples="""
     zmqha server --config zmqha-pair/server.toml --name edge-a
     """,
+    takes=(),
 )
 @click.option(
     "--config", "path", type=click.Path(path_type=Path), default=DEFAULT_FILE, show_default=True, help="The pair's file."

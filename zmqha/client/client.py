@@ -148,6 +148,8 @@ class Client:
             if not batches or batches[-1] is not batch:
                 batches.append(batch)
         wait_for(self._engine, list(batches), timeout)
+        for batch in batches:
+            batch.seen = True  # the first refusal stands for all of this call: flush and close need not tell the others
         receipts = [outcome(batch) for batch in batches]
         return min(receipts, key=lambda receipt: receipt.durability, default=Receipt(destination, Durability.BOTH_DISKS))
 
@@ -207,7 +209,11 @@ class Client:
         """
         engine = self._usable(draining=True)
         if server is not None and not 0 <= server < len(self.url.hosts):
-            raise UrlError(f"there is no server {server}", cause=f"the URL names {len(self.url.hosts)}")
+            raise UrlError(
+                f"there is no server {server}",
+                cause=f"the URL names {len(self.url.hosts)}",
+                cure="they count from 0, in the URL's order",
+            )
         session = engine.session
         with session.lock:
             if session.dead is not None:

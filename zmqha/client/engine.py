@@ -59,14 +59,22 @@ class Engine:
         self._awake = False
         self._stop = False
         self._keys = load_keys(self.options)
-        self._context: Context = zmq.Context()
-        self._wake_in, self._wake_out = socket.socketpair()
-        self._wake_in.setblocking(False)
-        self._wake_out.setblocking(False)
-        self._links = [Link(self._context, host, self._keys) for host in url.hosts]
+        self._links: list[Link] = []
+        self._open_sockets()
         self.failover = Failover([str(host) for host in url.hosts], self.options, random.Random(), clock_ms())
         self.thread = threading.Thread(target=self._run, name=f"zmqha-{client_id}", daemon=True)
         self.thread.start()
+
+    def _open_sockets(self) -> None:
+        """All or none."""
+        self._wake_in, self._wake_out = _pair_of_sockets()
+        self._context: Context = zmq.Context()
+        try:
+            for host in self.url.hosts:
+                self._links.append(Link(self._context, host, self._keys))
+        except zmq.ZMQError as error:
+            self._close_sockets(0)
+            raise _no_sockets(error) from error
 
     # --- any thread ---------------------------------------------------------------------------------------------------------
 
@@ -146,22 +154,28 @@ class Engine:
         if self._wake_out.fileno() in ready:
             self._wake_out.recv(64)
         self._awake = False  # before looking at what there is to do: who wakes us later finds it False
-        return [at for at, link in enumerate(self._links) if link.socket in ready or link.monitor in ready]
+        return [
+            at for at, link in enumerate(self._links) if not link.is_closed() and (link.socket in ready or link.monitor in ready)
+        ]
 
     def _make_poller(self, blocked: list[bool]) -> zmq.Poller:
         poller = zmq.Poller()
         poller.register(self._wake_out, zmq.POLLIN)
         for link, full in zip(self._links, blocked, strict=True):
+            if link.is_closed():
+                continue
             poller.register(link.socket, zmq.POLLIN | zmq.POLLOUT if full else zmq.POLLIN)
             poller.register(link.monitor, zmq.POLLIN)
         return poller
 
     def _read(self, at: int) -> None:
-        """Frames before events: what came before a connection broke counts. Stops when the link is replaced."""
+        """Frames before events: what came before a connection broke counts. Stops when the link is closed, replaced or not."""
         link = self._links[at]
+        if link.is_closed():
+            return
         for frames in link.receive(FRAMES_PER_TURN):
             self._receive(at, frames)
-            if self._links[at] is not link:
+            if link.is_closed():
                 return
         for event in link.events():
             now = clock_ms()
@@ -170,7 +184,7 @@ class Engine:
             else:
                 self.failover.disconnected(at, now, event.why)
             self._carry_out(now)
-            if self._links[at] is not link:
+            if link.is_closed():
                 return
         link.flush()
 
@@ -231,7 +245,10 @@ class Engine:
 
     def _reset(self, server: int) -> None:
         self._links[server].close()
-        self._links[server] = Link(self._context, self.url.hosts[server], self._keys)
+        try:
+            self._links[server] = Link(self._context, self.url.hosts[server], self._keys)
+        except zmq.ZMQError as error:  # too many open files, as a rule: the closed link stays in its place until a retry succeeds
+            self.failover.cannot_connect(server, clock_ms(), f"no connection can be made here: {error.strerror}")
         self._asks.pop(server, None)
         self._poller = None
         session = self.session
@@ -301,8 +318,26 @@ class Engine:
     def _end(self, error: ZmqhaError) -> None:
         self.failover.close()
         self.session.die(error)
+        self._close_sockets(CLOSE_MS)
+
+    def _close_sockets(self, linger_ms: int) -> None:
         for link in self._links:
-            link.close(CLOSE_MS)
+            link.close(linger_ms)
         self._wake_in.close()
         self._wake_out.close()
         self._context.term()
+
+
+def _pair_of_sockets() -> tuple[socket.socket, socket.socket]:
+    """What wakes the I/O thread."""
+    try:
+        pair = socket.socketpair()
+    except OSError as error:
+        raise _no_sockets(error) from error
+    for one in pair:
+        one.setblocking(False)
+    return pair
+
+
+def _no_sockets(error: OSError | zmq.ZMQError) -> ConnectionLost:
+    return ConnectionLost("cannot open a socket", cause=error.strerror or str(error), cure="allow more open files: ulimit -n")

@@ -79,6 +79,12 @@ class Failover:
             self._lose(now, f"{known.name}: {why}")
         self._search(now)
 
+    def cannot_connect(self, server: int, now: int, why: str) -> None:
+        """After ``Reset``: no new connection could be made here (no file descriptor is free)."""
+        known = self._servers[server]
+        known.answer = why
+        known.retry_at = now + HANDSHAKE_PAUSE_MS
+
     def receive(self, server: int, envelope: Envelope, now: int) -> bool:
         """A frame came; True if it belongs to the session and is the caller's to handle."""
         command = envelope.command

@@ -14,7 +14,7 @@ import zmq.auth
 from zmq.utils.monitor import parse_monitor_message
 
 from zmqha.client.answers import BROKEN, NO_ACCESS
-from zmqha.client.url import Host, Options
+from zmqha.client.url import Host, Options, is_key
 from zmqha.core import limits
 from zmqha.core.client_protocol import Frames
 from zmqha.errors import UrlError
@@ -68,6 +68,9 @@ def load_keys(options: Options) -> Keys | None:
     if found is None:
         what = f"the key file {options.curve_key_file} holds no secret key"
         raise UrlError(what, cure="curve_key_file must name this client's *.key_secret")
+    if not (is_key(public.decode(errors="replace")) and is_key(found.decode(errors="replace"))):
+        what = f"the key file {options.curve_key_file} holds a key that is not Z85"
+        raise UrlError(what, cause="a key is 40 characters of Z85", cure="copy the file anew, or make new keys")
     return Keys(server, public, found)
 
 
@@ -82,8 +85,17 @@ class Link:
     """See above."""
 
     def __init__(self, context: Context, host: Host, keys: Keys | None) -> None:
+        """Raises zmq.ZMQError, with nothing left open, if the process may open no more sockets."""
         self.waiting: deque[Frames] = deque()
+        self._closed = False
         self.socket: Socket = context.socket(zmq.DEALER)
+        try:
+            self._open(context, host, keys)
+        except BaseException:
+            self.socket.close(0)
+            raise
+
+    def _open(self, context: Context, host: Host, keys: Keys | None) -> None:
         options = {
             zmq.LINGER: 0,
             zmq.IMMEDIATE: 1,
@@ -106,8 +118,12 @@ class Link:
         watch = f"inproc://zmqha-client-monitor-{next(_numbers)}"
         self.socket.monitor(watch, _EVENTS)
         self.monitor: Socket = context.socket(zmq.PAIR)
-        self.monitor.connect(watch)
-        self.socket.connect(host.endpoint)
+        try:
+            self.monitor.connect(watch)
+            self.socket.connect(host.endpoint)
+        except BaseException:
+            self.monitor.close(0)
+            raise
 
     def events(self) -> list[Event]:
         """What happened to the connection since the last call."""
@@ -151,8 +167,15 @@ class Link:
         while waiting and self._take(waiting[0]):
             waiting.popleft()
 
+    def is_closed(self) -> bool:
+        """Nothing but ``close`` may be called any more."""
+        return self._closed
+
     def close(self, linger_ms: int = 0) -> None:
-        """End it; what is queued is lost, or has ``linger_ms`` to leave."""
+        """End it; what is queued is lost, or has ``linger_ms`` to leave. A second time is nothing."""
+        if self._closed:
+            return
+        self._closed = True
         self.waiting.clear()
         self.socket.monitor(None, 0)
         self.monitor.close(0)

@@ -79,13 +79,6 @@ class Batch:
         return self.first + self.count
 
 
-class Settled(NamedTuple):
-    """How much is no longer waiting."""
-
-    messages: int
-    bytes: int
-
-
 class Stream:
     """See above. ``limit_*``: the bounds of one batch and of the number in flight, as the server said."""
 

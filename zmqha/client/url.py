@@ -32,7 +32,8 @@ _SIX = re.compile(r"[0-9A-Fa-f:.]{2,45}(%[A-Za-z0-9._-]{1,32})?", re.ASCII)
 _DURATION = re.compile(r"(-?[0-9]+(?:\.[0-9]+)?)(ms|s|m|h)?", re.ASCII)
 _SECONDS = {None: 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _ACK_MODES = ("auto", "manual")
-_Z85_KEY = 40
+_Z85 = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.-:+=^!/*?&<>()[]{}@%$#"
+_Z85_KEY = 40  # characters; five of them are 32 bits
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +118,19 @@ def masked(text: str) -> str:
     return _PASSWORD.sub(r"\1:***@", text)
 
 
+def is_key(text: str) -> bool:
+    """40 characters of Z85 that stand for 32 bytes: anything else libzmq would refuse, without saying why."""
+    if len(text) != _Z85_KEY or not set(text) <= set(_Z85):
+        return False
+    for at in range(0, _Z85_KEY, 5):
+        value = 0
+        for character in text[at : at + 5]:
+            value = value * 85 + _Z85.index(character)
+        if value >= 1 << 32:
+            return False
+    return True
+
+
 def _changed(options: Options) -> dict[str, Any]:
     return {
         item.name: value for item in fields(options) if (value := getattr(options, item.name)) != getattr(Options(), item.name)
@@ -178,7 +192,7 @@ def _options(given: Mapping[str, object]) -> Options:
     for name, value in given.items():
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
-            cure = f"did you mean {near[0]!r}?" if near else ""
+            cure = f"did you mean {near[0]!r}?" if near else "leave it out"
             raise UrlError(f"there is no option {name!r}", cause="known are " + ", ".join(known), cure=cure)
         values[name] = _value(name, value, known[name])
     return _checked(replace(Options(), **values))
@@ -203,21 +217,24 @@ def _value(name: str, value: object, default: object) -> object:
 
 
 def _checked(options: Options) -> Options:
-    def require(fits: bool, what: str) -> None:
+    def require(fits: bool, what: str, cure: str) -> None:
         if not fits:
-            raise UrlError(what)
+            raise UrlError(what, cure=cure)
 
-    most = limits.CREDIT_MESSAGES_MAX
-    require(1 <= options.prefetch <= most, f"option prefetch is {options.prefetch}, allowed are 1 to {most}")
-    require(options.ack in _ACK_MODES, f"option ack is {options.ack!r}, allowed are {' and '.join(_ACK_MODES)}")
-    require(options.connect_timeout > 0, "option connect_timeout must be more than 0")
+    most, longest = limits.CREDIT_MESSAGES_MAX, limits.NAME_BYTES_MAX
+    require(1 <= options.prefetch <= most, f"option prefetch is {options.prefetch}", f"give 1 to {most}")
+    require(options.ack in _ACK_MODES, f"option ack is {options.ack!r}", f"give {' or '.join(_ACK_MODES)}")
+    require(options.connect_timeout > 0, "option connect_timeout is not more than 0", "give a duration such as 5s")
     fits = options.failover_timeout >= 0 or options.failover_timeout == FOREVER
-    require(fits, "option failover_timeout must be 0 or more, or -1 for ever")
-    require(0.001 <= options.reconnect_min <= options.reconnect_max, "option reconnect_min must be 1ms to reconnect_max")
-    require(options.heartbeat >= 0, "option heartbeat must be 0 or more")
-    require(len(options.client_id) <= limits.NAME_BYTES_MAX, "option client_id is too long")
-    require(len(options.name) <= limits.NAME_BYTES_MAX, "option name is too long")
-    fits = not options.curve_server_key or len(options.curve_server_key) == _Z85_KEY
-    require(fits, f"option curve_server_key must be {_Z85_KEY} characters of Z85")
-    require(not options.curve_key_file or bool(options.curve_server_key), "option curve_key_file needs curve_server_key too")
+    require(fits, "option failover_timeout is negative", "give 0 (not at all), a duration such as 60s, or -1 (for ever)")
+    require(options.reconnect_min >= 0.001, "option reconnect_min is less than 1 ms", "give 1ms or more")
+    require(options.reconnect_min <= options.reconnect_max, "option reconnect_min is more than reconnect_max", "swap them")
+    require(options.heartbeat >= 0, "option heartbeat is negative", "give a duration such as 1s, or 0: what the server asks for")
+    require(len(options.client_id) <= longest, "option client_id is too long", f"give at most {longest} characters")
+    require(len(options.name) <= longest, "option name is too long", f"give at most {longest} characters")
+    fits = not options.curve_server_key or is_key(options.curve_server_key)
+    cure = "copy the key whole; in a URL every character but letters and digits is percent-encoded"
+    require(fits, f"option curve_server_key is no key of {_Z85_KEY} characters of Z85", cure)
+    fits = not options.curve_key_file or bool(options.curve_server_key)
+    require(fits, "option curve_key_file needs curve_server_key too", "give both: client/context.toml of zmqha init holds them")
     return options

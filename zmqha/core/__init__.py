@@ -28,6 +28,6 @@ The guarantees, and where each is kept and asserted:
 3. Pages are applied only on exactly the base position (epoch, transaction, chain digest); otherwise copy: ``store.replica``.
 4. A queue message is in exactly one of ready, in flight, done: ``cursor``.
 5. Never active for longer than isolated_ms when neither peer nor gateway can be reached; a cut peer link alone never makes two
-   actives: rows T7, T8, T17 of ``ha``.
+   actives: rows T8 and T17 of ``ha``; pages then take the other path, ``follower``.
 6. Every turn of the loop and every buffer is bounded by a name in ``limits``.
 """

@@ -76,7 +76,7 @@ class Acts(View):
         if self.leaving is not None:
             self.leaving.left_ms = now_ms
         self.right = self.granted = self.gap_seen = False
-        self.dead_since_ms = None
+        self.dead_since_ms, self.unfit = None, ""
         self.enter(State.WAITING, reason, now_ms)
         self.renew(now_ms)
         self.inspect(now_ms)
@@ -148,7 +148,7 @@ class Acts(View):
         self.actions.append(SendControl(None, Drop(self.contact.session, self.contact.peer_session, reason)))
 
     def _hello(self) -> Hello:
-        now_of = (self.contact.session, self.lineage, self.peer_high)
+        now_of = (self.contact.session, self.lineage)
         if now_of != self._hello_of:
             self._hello_of = now_of
             self._hello_number += 1
@@ -163,7 +163,6 @@ class Acts(View):
             data_version=DATA_VERSION,
             little_endian=True,
             lineage=self.lineage,
-            peer_high=self.peer_high,
             client_endpoint=self.identity.client_endpoint,
         )
 

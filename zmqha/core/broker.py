@@ -51,7 +51,8 @@ from zmqha.core.events import (
 from zmqha.core.follower import Follower
 from zmqha.core.ha import HA
 from zmqha.core.operator import Operator
-from zmqha.core.peer_protocol import Follow, State, Stored, Sub
+from zmqha.core.peer_protocol import CopyBegin, Follow, State, Stored, Sub
+from zmqha.core.position import NO_EPOCH
 from zmqha.core.service import Service
 from zmqha.core.source import Source
 from zmqha.core.view import SERVING, Step
@@ -85,6 +86,7 @@ class Broker:
         self._dropped_ms = LONG_AGO
         self._held = False
         self._room = True
+        self._told_epoch = NO_EPOCH  # what clients see
         self._paused_until_ms = LONG_AGO
         self._ha_news = True  # something that a row may rest on has happened
         self._ha_ms = LONG_AGO
@@ -145,10 +147,10 @@ class Broker:
             case StoreBeat():
                 self._store_beat(event)
             case ShipmentRefused(reason):
-                self.ha.give_up_copy(f"a shipment was refused: {reason}", now_ms)
+                self.ha.give_up_copy(f"a shipment was refused: {reason}")
             case JournalFull():
                 self.ha.store_full = True
-                self.ha.give_up_copy("this server's disk is full", now_ms)
+                self.ha.give_up_copy("this server's disk is full")
             case _:
                 raise AssertionError(event)
 
@@ -167,7 +169,7 @@ class Broker:
         # A server without any space cannot write the record of a new epoch: it goes on as it is.
         ha.in_sync = self.source.in_sync and self.source.fed_session() == ha.contact.peer_session and self._room
         ha.drained = self.service.idle
-        ha.copied = self.follower.copied if ha.state is State.PASSIVE_SYNC else self.source.copied
+        ha.copied = self.follower.copied if self.follower.following else self.source.copied
         leaving = ha.leaving is not None and ha.state in SERVING
         if leaving:
             self.service.stop_taking(self.refusal(now_ms))
@@ -175,6 +177,10 @@ class Broker:
         if leaving and ha.leaving is None and ha.state in SERVING:
             self.service.stop_taking(None)  # the hand-over was called off
         self._follow_role(before, now_ms)
+        if ha.state is State.ACTIVE and ha.granted and self._told_epoch != ha.epoch:
+            # Not before: an epoch that the peer never heard of must not bar its successor to clients.
+            self._told_epoch = ha.epoch
+            self.service.new_epoch(ha.epoch)
         self._watch_follower(now_ms)
         self.follower.tick(now_ms)
 
@@ -188,8 +194,7 @@ class Broker:
         """Everything to be done, in order: what changes a role first, then pages, then clients."""
         taken = self.ha.take_actions() + self.source.take_actions() + self.follower.take_actions() + self._actions
         self._actions = []
-        for action in self.service.take_actions():
-            taken.append(action)
+        taken += self.service.take_actions()
         return taken
 
     @property
@@ -270,11 +275,13 @@ class Broker:
         self.ha.claimed(event.position, event.lineage, now_ms)
         self._committed_txn = event.position.txn
         if was_open:
+            self._told_epoch = event.position.epoch
             self.service.new_epoch(event.position.epoch)
         else:
             assert event.image is not None
             self._unconfirmed.clear()
             self._in_store = 0
+            self._told_epoch = event.position.epoch
             self.service.open(event.image, event.position.epoch, now_ms)
         self.source.reset()
 
@@ -289,11 +296,10 @@ class Broker:
             assert event.lineage is not None
             self._ha_news = True
             ha.paired(position, event.lineage, now_ms)
-            self.service.new_epoch(position.epoch)
             return
         self._in_store -= 1
         self._unconfirmed.append((event.number, position.txn))
-        ha.advanced(position, self.source.acked.txn)
+        ha.advanced(position)
 
     def _store_beat(self, event: StoreBeat) -> None:
         """Producers are refused before the disk is full, so that consumers can always acknowledge and drain."""
@@ -349,7 +355,9 @@ class Broker:
         ha = self.ha
         message = event.message
         if event.sender is None:
-            if self.follower.following and ha.step is not Step.CLAIM:
+            if isinstance(message, CopyBegin) and ha.state is State.PASSIVE:
+                ha.give_up_copy("the active began another copy")
+            elif self.follower.following and ha.step is not Step.CLAIM:
                 self.follower.hear(message, event.frames, now_ms)
             return
         if message.session != ha.contact.peer_session or getattr(message, "to_session", None) != ha.contact.session:
@@ -366,18 +374,19 @@ class Broker:
             return
         self.follower.journalled(event, now_ms)
         if event.whole:
-            self.ha.advanced(event.position, 0)
+            self.ha.advanced(event.position)
 
     def _watch_follower(self, now_ms: int) -> None:
         """T_SLOW, and a follower that fell out of its session."""
         ha = self.ha
         fed = self.source.fed_session()
-        peer = ha.peer
         if ha.state not in SERVING or not fed.incarnation:
             return
-        gone = ha.contact.peer_session != fed or (peer is not None and peer.state is State.WAITING)
-        if gone and ha.state is State.STANDALONE:
+        lost = now_ms - ha.contact.since_ms > ha.timers.decide_ms + ha.timers.silent_ms
+        if ha.state is State.STANDALONE and (lost or ha.contact.peer_session != fed):
             self.source.reset()
+            if lost:
+                ha.renew(now_ms)  # should it live after all, it must not take up where nobody feeds it any more (T16)
         elif self.source.too_slow(now_ms, ha.timers.slow_ms) and self._may_drop(now_ms):
             self._dropped_ms = now_ms
             ha.drop_peer(f"nothing acknowledged for {self.source.overdue_ms(now_ms)} ms")

@@ -116,8 +116,8 @@ class Commits:
         """It is new, or its limits changed."""
         self._next.described[queue.number] = queue
 
-    def drop(self, queue: Queue) -> list[AcceptedSend]:
-        """It is removed; the sends to it that no Work took."""
+    def drop(self, queue: Queue) -> list[AcceptedSend | Duplicate]:
+        """It is removed; the sends to it that no Work took, and the duplicates that waited for them."""
         self._next.touched.pop(queue.number, None)
         self._next.described.pop(queue.number, None)
         self._next.dropped_queues.append(queue.number)
@@ -125,7 +125,12 @@ class Commits:
         if left:
             self._sends = deque(send for send in self._sends if send.queue is not queue)
             self.waiting_bytes -= sum(len(send.batch) for send in left)
-        return left
+        for send in reversed(left):
+            send.sequence.accepted = send.first - 1
+        waiting = self._next.duplicates
+        orphans = [each for each in waiting if each.queue is queue and each.last > each.sequence.accepted]
+        self._next.duplicates = [each for each in waiting if each not in orphans]
+        return [*left, *orphans]
 
     def answer_later(self, answer: Answer) -> bool:
         """Keep an answer until everything so far is durable; False if it is already."""

@@ -89,8 +89,14 @@ class Contact:
         return opened
 
     def hear_beat(self, path: int, beat: Beat, now_ms: int) -> bool:
-        """Take a Beat of the known session; True if its facts are news."""
+        """Take a Beat of the known session; True if its facts are news.
+
+        A Beat of a newer session, whose Hello has not come yet, is a sign of life and nothing else: datagrams can be heard before
+        the sockets have connected, and whoever hears must not go on alone (T5, T8).
+        """
         if beat.session != self.peer_session:
+            if beat.session > self.peer_session:
+                self.paths[path].heard_ms = now_ms
             return False
         where = self.paths[path]
         if beat.seq <= where.seq:

@@ -36,6 +36,7 @@ class Follower:
         self.whole = False
         self._total_bytes = 0
         self._taken_txn = 0
+        self._begins = 0  # copies handed to the store whose beginning it has not reported yet
         self._told_ms = LONG_AGO
         self._home_since_ms: int | None = None
 
@@ -77,6 +78,7 @@ class Follower:
         match message:
             case CopyBegin() if not frames:
                 self.copied_bytes, self.whole, self.position = 0, False, NOWHERE
+                self._begins += 1
                 self._total_bytes = message.page_size * message.pages
                 self._actions.append(TakeCopy(message, b""))
             case CopyPages() if len(frames) == 1:
@@ -90,7 +92,11 @@ class Follower:
                 raise ProtocolError(f"{type(message).__name__} with {len(frames)} byte frames")
 
     def journalled(self, event: Journalled, now_ms: int) -> None:
-        """The store made something durable: say so at once."""
+        """The store made something durable: say so at once. What it still says of a copy begun before the newest is dropped."""
+        if not event.whole and event.copied_bytes == 0 and self._begins:
+            self._begins -= 1
+        if self._begins:
+            return
         self.copied_bytes = event.copied_bytes
         if event.whole:
             self.whole, self.position = True, event.position
@@ -109,7 +115,7 @@ class Follower:
         here_lost = self._path is None or now_ms - self._contact.paths[self._path].contact_ms > self._timers.lost_ms
         if self._home_since_ms is None:
             self._home_since_ms = now_ms
-        if here_lost or now_ms - self._home_since_ms > HOME_MS:
+        if here_lost or (self.whole and now_ms - self._home_since_ms > HOME_MS):
             self._connect(best, now_ms)
 
     def _take(self, piece: Piece, frames: tuple[bytes, ...]) -> None:

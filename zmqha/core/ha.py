@@ -38,10 +38,11 @@ from zmqha.core.peer_protocol import (
     Grant,
     Standing,
     State,
+    Sub,
 )
 from zmqha.core.position import Lineage, Position
 from zmqha.core.timers import CALM_MS, FLAP_MS_MAX, HAND_OVER_MS
-from zmqha.core.view import PAIRED_ROLES, SERVING, Leaving, Step
+from zmqha.core.view import PAIRED_ROLES, Leaving, Step
 from zmqha.errors import OperationFailed, Unfinished
 
 
@@ -70,7 +71,8 @@ class HA(Acts):
         self.gap_seen = True
         self.right = False
         self.renew(now_ms)
-        self.actions += [ResetPath(index) for index in range(len(self.contact.paths))]
+        if self.identity.peer_id:
+            self.actions += [ResetPath(index) for index in range(len(self.contact.paths))]
 
     def hear(self, path: int, message: Control, now_ms: int) -> None:
         """A control message of the peer."""
@@ -181,17 +183,17 @@ class HA(Acts):
         self.durable = self.facts
         self.position, self.lineage, self.epoch = position, lineage, position.epoch
         # The right, as before any grant: this node holds everything; the peer may hold it too from the grant on.
-        self.right = True
+        self.right = not self.gap_seen
         self.announced = ()
 
-    def advanced(self, position: Position, peer_high: int) -> None:
+    def advanced(self, position: Position) -> None:
         """The own store (or journal) moved on."""
-        self.position, self.peer_high = position, max(self.peer_high, peer_high)
+        self.position = position
 
-    def give_up_copy(self, reason: str, now_ms: int) -> None:
-        """The store cannot go on as a copy (full, or what came does not fit): WAITING (T11)."""
-        if self.state in (State.PASSIVE, State.PASSIVE_SYNC) and self.step is Step.NONE:
-            self.fall(now_ms, reason)
+    def give_up_copy(self, reason: str) -> None:
+        """The store cannot go on as a copy (full, or what came does not fit); as soon as no step runs: WAITING (T11)."""
+        if self.state in (State.PASSIVE, State.PASSIVE_SYNC):
+            self.unfit = reason
 
     # --- operators ----------------------------------------------------------------------------------------------------------
 
@@ -203,15 +205,20 @@ class HA(Acts):
                 cause="only an active server whose peer is in sync can hand over",
                 cure="wait until `zmqha status` shows the other server in sync",
             )
-        if self.leaving is None or exit:
+        if self.leaving is None:
             self.leaving = Leaving(reason, exit, now_ms)
+        elif exit:
+            self.leaving.exit, self.leaving.reason = True, reason
 
     def promote(self, who: str, wall: str, now_ms: int) -> None:
         """The operator's way round T6, audited: serve although the peer may hold newer messages."""
         self._only_while_waiting("promoted")
-        if self.contact.best_path(now_ms, self.timers.lost_ms) is not None and self.peer_state() in SERVING:
+        peer = self.contact.beat
+        if peer is not None and self.fresh(now_ms) and (peer.state is not State.WAITING or peer.sub is Sub.CLAIMING):
             raise OperationFailed(
-                "the peer is serving", cause="promoting this server would make two actives", cure="use `zmqha switchover`"
+                f"the peer is there and {peer.state}",
+                cause="promoting this server could make two actives",
+                cure="see `zmqha status`",
             )
         if self.facts.standing is Standing.BEHIND and not self.store_present:
             raise OperationFailed(
@@ -372,6 +379,8 @@ TABLE: tuple[Row, ...] = (
         "it confirmed nothing the peer lacks"),
     Row("T12 stop", (_A, _L), HA.active_may_leave, _leaves,
         "all that was accepted is confirmed, the peer's T10 does the rest"),
+    Row("T11 unfit", (_P, _S), HA.is_unfit, lambda ha, now: ha.fall(now, ha.unfit),
+        "its disk is full, or what came does not fit: the active's T10 does the rest"),
     Row("T11", (_P, _S), HA.wants_to_leave, _leaves,
         "the active's T10 does the rest"),
     Row("T10", (_A, _P), HA.t10_claim, _takes_over,

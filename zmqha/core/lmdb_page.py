@@ -38,7 +38,6 @@ Buffer = memoryview | bytes
 
 META_AT = 32  # of the body in its page
 DATA_VERSION = 1
-NO_PAGE = (1 << 64) - 1
 _MAGIC = 0xBEEFC0DE
 _FIRST_PAGE_SIZE_AT = 40  # md_pad of the free database in meta page 0
 _CHILD_MASK = (1 << 48) - 1

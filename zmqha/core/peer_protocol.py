@@ -77,7 +77,6 @@ class Hello(msgspec.Struct, frozen=True, tag="hello"):
     data_version: int
     little_endian: bool
     lineage: Lineage
-    peer_high: int
     client_endpoint: str  # what a refused client is told
 
 
@@ -170,12 +169,16 @@ class CopyPages(msgspec.Struct, frozen=True, tag="copy_pages"):
 
 
 class CopyEnd(msgspec.Struct, frozen=True, tag="copy_end"):
-    """The copy is whole: write the meta pages, flush, take it as the store; shipments on top of ``position`` follow."""
+    """The copy is whole: write the meta pages, flush, take it as the store; shipments on top of ``position`` follow.
+
+    ``copied_bytes``: payload of all CopyPages since CopyBegin; a target that holds less has lost a frame on the way.
+    """
 
     session: Session
     to_session: Session
     position: Position
     meta: bytes
+    copied_bytes: int
 
 
 class Piece(msgspec.Struct, frozen=True, tag="piece"):

@@ -1,8 +1,8 @@
 """De-duplication: the last sequence of each (producer, destination), accepted and released.
 
 A batch carries consecutive sequences; only the next one is taken. When the table is full, the pair that was idle longest is
-forgotten (its row in the store stays until it is idle for ``limits.PRODUCER_IDLE_DAYS``): a producer that comes back after that
-is told to number from 1.
+forgotten: a producer that comes back after that is told to number from 1. Its row in the store is deleted some time after it was
+idle for ``limits.PRODUCER_IDLE_DAYS`` when a server opened the store.
 """
 
 from collections import OrderedDict

@@ -63,6 +63,7 @@ class Source:
 
     def reset(self) -> None:
         """No follower any more."""
+        self._actions = [action for action in self._actions if not isinstance(action, CopyOut)]
         if self.phase is Phase.COPYING:
             self._actions.append(StopCopy())
         self._clear()
@@ -79,6 +80,8 @@ class Source:
         asked = (message.to_session, message.session, message.attempt)
         if asked == self._asked and sender == self._route:
             return
+        if asked[:2] == self._asked[:2] and message.attempt < self._asked[2]:
+            return  # sat in the kernel of a path that was cut
         if message.position == NOWHERE:
             self._start_copy(sender, asked, now_ms)
         elif self.phase is Phase.STREAMING and asked[:2] == (self._session, self._follower_session):
@@ -142,7 +145,7 @@ class Source:
             self.phase = Phase.STREAMING
             self.acked = NOWHERE
             self._copy_end = event.position
-            self._bulk(CopyEnd(self._session, self._follower_session, event.position, event.meta))
+            self._bulk(CopyEnd(self._session, self._follower_session, event.position, event.meta, self._sent_bytes))
 
     # --- what the broker asks -----------------------------------------------------------------------------------------------
 

@@ -93,7 +93,10 @@ class View:
         self.store_fault = ""
         self.leaving: Leaving | None = None
         self.contact = Contact(
-            identity.cluster_id, identity.peer_id, Session(facts.incarnation, 1), [Path() for _ in range(identity.paths)]
+            identity.cluster_id,
+            identity.peer_id,
+            Session(facts.incarnation, 1),
+            [Path(reset_ms=now_ms) for _ in range(identity.paths)],
         )
         self.contact.opened_ms = now_ms
         self.vote = Vote(configured=gateway)
@@ -105,6 +108,7 @@ class View:
         self.progress, self.busy, self.free, self.store_full = 0, False, 1.0, False
         self.turn_ms = now_ms
         self.gap_seen = False
+        self.unfit = ""  # why the store cannot go on as a copy
         self.dead_since_ms: int | None = None
         self.accepting: Position | None = None
         self.accept_session = NO_SESSION
@@ -249,13 +253,14 @@ class View:
         )
 
     def resumes_alone(self, now_ms: int) -> bool:
-        """T5: SOLE, nobody heard, the gateway answers without a break."""
+        """T5: SOLE, nobody heard although both ends had the time to connect, the gateway answers without a break."""
         allowed = (Standing.SOLE, Standing.PAIRED) if self.identity.resume_alone else (Standing.SOLE,)
         if self.facts.standing not in allowed or self.leaving:
             return False
         since = max(self.started_ms, self.vote.last_failed_ms or LONG_AGO, self.contact.opened_ms)
         return (
             now_ms - self.contact.heard_ms > self.timers.decide_ms
+            and now_ms - self.started_ms > REJOIN_MS
             and now_ms - since > self.timers.decide_ms
             and self.vote.answers_since(since) >= ANSWERS_NEEDED
         )
@@ -372,6 +377,10 @@ class View:
         if self.leaving is None or not (self.leaving.exit or self.fresh(now_ms)):
             return False  # a hand-over needs somebody to take over
         return self.drained or now_ms - self.leaving.since_ms > HAND_OVER_MS
+
+    def is_unfit(self, now_ms: int) -> bool:
+        """T11: the store cannot go on as a copy."""
+        return bool(self.unfit)
 
     def wants_to_leave(self, now_ms: int) -> bool:
         return self.leaving is not None

@@ -44,6 +44,7 @@ from zmqha.transport.watcher import DeathListener
 log = logging.getLogger("zmqha")
 
 STORE_LOOK_MS = 200  # how often the store thread's progress is looked at
+CLIENTS_AT_ONCE = 16  # messages taken before the bound on accepted work is looked at again
 FAULT_LINE_MS = 1000  # at most one log line per second about refused frames
 
 
@@ -231,8 +232,12 @@ class Node:
         clients = self.network.clients
         clients.tick(now_ms)
         if clients.socket in ready and self.broker.reads_clients:
-            for client, frames in clients.receive(limits.CLIENT_MESSAGES_PER_TURN):
-                self.broker.receive(ClientIn(client, frames), now_ms)
+            for _ in range(0, limits.CLIENT_MESSAGES_PER_TURN, CLIENTS_AT_ONCE):
+                messages = clients.receive(CLIENTS_AT_ONCE)
+                for client, frames in messages:
+                    self.broker.receive(ClientIn(client, frames), now_ms)
+                if len(messages) < CLIENTS_AT_ONCE or not self.broker.reads_clients:
+                    break
 
     # --- actions out --------------------------------------------------------------------------------------------------------
 

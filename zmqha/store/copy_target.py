@@ -1,7 +1,8 @@
 """The receiving side of a full copy: whole pages into a new file, which becomes the store in one rename.
 
-No journal while it runs: a crash starts the copy again. The old store, if there is one, stays as it is until the rename. Driven
-by the store thread; who sends what, and when the copy is whole, is decided by the source.
+No journal while it runs: a crash starts the copy again. The old store, if there is one, stays as it is until the rename; from the
+moment the journal speaks of the copy, the copy is the store, and nothing deletes it. Driven by the store thread; who sends what, and
+when the copy is whole, is decided by the source.
 """
 
 from collections.abc import Sequence
@@ -10,7 +11,7 @@ from pathlib import Path
 import xxhash
 
 from zmqha.core.limits import MIB
-from zmqha.core.position import Lineage, Position
+from zmqha.core.position import Position
 from zmqha.errors import ProtocolError
 from zmqha.store.crash import crash_point
 from zmqha.store.journal import SEGMENT_BYTES, Journal
@@ -57,29 +58,42 @@ class CopyTarget:
             self._writer.sync()
             self._unflushed = 0
 
-    def end(self, position: Position, meta: bytes, lineage: Lineage = ()) -> Replica:
+    def end(self, position: Position, meta: bytes, copied_bytes: int) -> Replica:
         """The copy is whole and is ``position``: take it as the store. Any older Replica of the directory must be closed.
+
+        Raises ProtocolError if this is not all that the source sent (``copied_bytes``): a page would be missing in silence.
 
         The journal speaks of the copy before the rename: should a crash come in between, ``Replica.open`` does the rename.
         """
         if self._writer is None:
             raise ProtocolError("the end of a copy that has not begun")
+        if self.copied_bytes != copied_bytes:
+            raise ProtocolError(f"the copy lacks parts: {self.copied_bytes} of {copied_bytes} bytes came")
         self._writer.write_metas(meta)
         self._writer.sync()
-        self.abandon()
-        baseline = Baseline(position, lineage, meta)
+        self._close()
+        baseline = Baseline(position, meta)
         journal = Journal(self._directory, self._segment_bytes)
         journal.start_over()
         crash_point("before_copy_reset")
-        journal.reset(baseline)
-        crash_point("before_copy_rename")
-        (self._directory / COPY_FILE).rename(self._directory / STORE_FILE)
-        sync_directory(self._directory)
-        crash_point("after_copy_rename")
-        return Replica(self._directory, journal, baseline)
+        try:
+            journal.reset(baseline)
+            crash_point("before_copy_rename")
+            (self._directory / COPY_FILE).rename(self._directory / STORE_FILE)
+            sync_directory(self._directory)
+            crash_point("after_copy_rename")
+            return Replica(self._directory, journal, baseline)
+        except BaseException:
+            journal.close()
+            raise
 
     def abandon(self) -> None:
-        """Close the unfinished file; it is thrown away by the next ``begin``."""
+        """Delete the unfinished file. One that ``end`` has closed may be the store already: ``Replica.open`` tells."""
+        if self._writer is not None:
+            self._close()
+            (self._directory / COPY_FILE).unlink(missing_ok=True)
+
+    def _close(self) -> None:
         if self._writer is not None:
             self._writer.close()
         self._writer = None

@@ -5,7 +5,7 @@ Two segments, prewritten with zeros and used in turn, so a flush never has to ma
     generation   g                      g+1                           g+2 (the file of g again)
                  RESET chunks...  -->   SWITCH chunks... CHECKPOINTED --> SWITCH chunks...
 
-Rules (page-replication.md, 6 C). A shipment is applied only after its records are flushed. Every segment begins with a baseline.
+Rules. A shipment is applied only after its records are flushed. Every segment begins with a baseline.
 A segment is overwritten only when all its shipments are applied and the store's file is flushed (``checkpointed``), and when the
 next segment says so durably. Recovery replays the newest generation, after the one before it unless that one is known to be
 checkpointed; it drops an incomplete shipment at the end and refuses anything that was flushed and cannot be read any more.
@@ -22,14 +22,14 @@ from typing import NamedTuple
 
 from zmqha.core import shipment
 from zmqha.core.limits import MIB
-from zmqha.core.position import Lineage, Position
+from zmqha.core.position import Position
 from zmqha.core.shipment import Chunk, Shipment
 from zmqha.errors import ProtocolError, StoreDamaged
 from zmqha.store import journal_record
 from zmqha.store.crash import crash_point
 from zmqha.store.journal_record import Baseline, Kind, Log, Record
 from zmqha.store.node_state import sync_directory
-from zmqha.store.page_file import raise_full, write_all
+from zmqha.store.page_file import write_all
 
 SEGMENT_BYTES = 64 * MIB  # eight full windows; a checkpoint writes back at most this
 SEGMENT_FILES = ("journal.0", "journal.1")
@@ -40,10 +40,8 @@ class Recovered(NamedTuple):
     """What a journal says after a start."""
 
     position: Position  # after the last whole shipment
-    lineage: Lineage
     base: Baseline  # what ``shipments`` apply on
     settled: bool  # nothing to replay: the store's file is the baseline, or LMDB wrote it since
-    complete: bool  # no incomplete shipment was dropped
     shipments: Iterator[Shipment]  # whole ones, in order
 
 
@@ -91,9 +89,9 @@ class Journal:
         if any(journal_record.proven_loss(segment, log, newest) for segment, log in zip(segments, logs, strict=True)):
             raise StoreDamaged("a record of the journal that was durable cannot be read", cure="copy the store from the peer")
         chain = [newest] if newest.checkpointed else [_before(newest, found), newest]
-        settled = newest.kind is Kind.RESET and not newest.shipments
+        settled = newest.kind == Kind.RESET and not newest.shipments
         self._continue(newest)
-        return Recovered(newest.end, newest.lineage, chain[0].baseline, settled, newest.complete, _shipments(chain))
+        return Recovered(newest.end, chain[0].baseline, settled, _shipments(chain))
 
     def start_over(self) -> None:
         """Instead of ``recover``, when the content does not matter any more, whatever state it is in."""
@@ -117,6 +115,7 @@ class Journal:
 
     def append(self, chunk: Chunk) -> None:
         """Write one record; flushes nothing. Pieces of a shipment come in order."""
+        assert self._sequence > 0, "the segment begins with its baseline"
         if chunk.index == 0:
             self._mark = (self._at, self._sequence)
         self._write(Kind.CHUNK, chunk.position, chunk.index, chunk.count, chunk.head, chunk.piece)
@@ -128,18 +127,12 @@ class Journal:
         self._at, self._sequence = self._mark
         self._flushed = min(self._flushed, self._sequence)
 
-    def note(self, position: Position, lineage: Lineage) -> None:
-        """From here on the lineage is this. Not between the pieces of a shipment."""
-        assert self._mark == (self._at, self._sequence), "no shipment is half written"
-        self._write(Kind.LINEAGE, position, 0, 1, journal_record.encode_lineage(lineage), b"")
-        self._mark = (self._at, self._sequence)
-
     def flush(self) -> None:
-        """Everything appended is durable when this returns."""
+        """Everything appended is durable when this returns. No OSError is StoreFull here: see ``PageWriter.sync``."""
         if self._flushed == self._sequence:
             return
         crash_point("before_journal_sync")
-        self._sync(self._fds[self._current])
+        os.fdatasync(self._fds[self._current])
         crash_point("after_journal_sync")
         self._flushed = self._sequence
 
@@ -173,18 +166,22 @@ class Journal:
     def _open(self) -> None:
         if self._fds:
             return
-        for index, name in enumerate(SEGMENT_FILES):
-            fd = os.open(self._directory / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            self._fds.append(fd)
-            self._sizes[index] = os.fstat(fd).st_size
-            if self._sizes[index] < self._segment_bytes:
-                self._lengthen(index, self._segment_bytes)
-        sync_directory(self._directory)
+        try:
+            for index, name in enumerate(SEGMENT_FILES):
+                fd = os.open(self._directory / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+                self._fds.append(fd)
+                self._sizes[index] = os.fstat(fd).st_size
+                if self._sizes[index] < self._segment_bytes:
+                    self._lengthen(index, self._segment_bytes)
+            sync_directory(self._directory)
+        except BaseException:
+            self.close()
+            raise
 
     def _lengthen(self, index: int, size: int) -> None:
         for at in range(self._sizes[index], size, MIB):
             write_all(self._fds[index], [_ZEROS[: size - at]], at)
-        self._sync(self._fds[index])
+        os.fdatasync(self._fds[index])
         self._sizes[index] = size
 
     def _continue(self, log: Log) -> None:
@@ -202,7 +199,7 @@ class Journal:
     def _begin(self, kind: Kind, baseline: Baseline) -> None:
         self._current = 1 - self._current
         self.generation += 1
-        self._continues = kind is Kind.SWITCH
+        self._continues = kind == Kind.SWITCH
         self._at = self._sequence = self._flushed = 0
         self._mark = (0, 0)
         self._write(kind, baseline.position, 0, 1, journal_record.encode_baseline(baseline), b"")
@@ -216,12 +213,6 @@ class Journal:
         write_all(self._fds[self._current], journal_record.encode(record), self._at)
         self._at += size
         self._sequence += 1
-
-    def _sync(self, fd: int) -> None:
-        try:
-            os.fdatasync(fd)
-        except OSError as error:
-            raise_full(error)
 
 
 def _read(path: Path) -> memoryview:

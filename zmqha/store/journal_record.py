@@ -2,7 +2,7 @@
 
 ::
 
-    segment = baseline *( chunk / lineage ) [ checkpointed ]      every record begins at a multiple of 512 B
+    segment = baseline *( chunk ) [ checkpointed ]      every record begins at a multiple of 512 B
     record  = u32 magic "ZJRN" | u16 kind | u16 0 | u64 journal | u64 generation | u64 sequence | u64 durable
               u64 epoch counter | u64 epoch nonce | u64 txn | 32 B chain     position of the whole shipment, or of the baseline
               u32 index | u32 count | u32 head length | u32 piece length
@@ -23,7 +23,7 @@ from typing import NamedTuple
 import msgspec
 import xxhash
 
-from zmqha.core.position import Epoch, Lineage, Position
+from zmqha.core.position import Epoch, Position
 from zmqha.errors import StoreDamaged
 
 ALIGN = 512
@@ -38,20 +38,18 @@ class Kind(IntEnum):
     RESET = 1  # baseline: the store's file is exactly this, nothing before it matters
     SWITCH = 2  # baseline: continues the other segment, which must be replayed first unless CHECKPOINTED says otherwise
     CHUNK = 3
-    LINEAGE = 4  # the lineage from here on
-    CHECKPOINTED = 5  # everything before this segment is durable in the store's file
+    CHECKPOINTED = 4  # everything before this segment is durable in the store's file
 
 
 class Baseline(NamedTuple):
     """What a segment begins with: where the store stood, so that a passive knows its position without opening LMDB."""
 
     position: Position
-    lineage: Lineage
     meta: bytes  # body of the meta page; empty if there is no store
 
 
 class Record(NamedTuple):
-    kind: Kind
+    kind: int  # a Kind, unless another version wrote it
     journal: int
     generation: int
     sequence: int
@@ -68,14 +66,12 @@ class Log(NamedTuple):
 
     journal: int
     generation: int
-    kind: Kind  # of the baseline
+    kind: int  # of the baseline
     baseline: Baseline
     shipments: list[list[Record]]  # the chunks of each whole shipment
-    lineage: Lineage
     checkpointed: bool  # the segment before this one is not needed
     records: int  # readable, an incomplete shipment's included
     end_at: int  # behind the last of them
-    complete: bool  # no incomplete shipment was dropped
 
     @property
     def end(self) -> Position:
@@ -83,16 +79,11 @@ class Log(NamedTuple):
 
 
 _baseline = msgspec.msgpack.Decoder(Baseline)
-_lineage = msgspec.msgpack.Decoder(Lineage)
 _encoder = msgspec.msgpack.Encoder()
 
 
 def encode_baseline(baseline: Baseline) -> bytes:
     return _encoder.encode(baseline)
-
-
-def encode_lineage(lineage: Lineage) -> bytes:
-    return _encoder.encode(lineage)
 
 
 def space(body: int) -> int:
@@ -127,34 +118,35 @@ def decode(segment: memoryview, at: int) -> Record | None:
     if check != _digest(segment[at : at + _HEADER.size], head, piece):
         return None
     position = Position(Epoch(counter, nonce), txn, chain)
-    return Record(Kind(kind), journal, generation, sequence, durable, position, index, count, head, piece)
+    return Record(kind, journal, generation, sequence, durable, position, index, count, head, piece)
 
 
 def read_log(segment: memoryview) -> Log | None:
-    """Everything up to the first record that is not the next one; None if the baseline cannot be read."""
+    """Everything up to the first record that is not the next one; None if there is no whole record to begin with.
+
+    Raises StoreDamaged for whole records of this journal that say nothing known here.
+    """
     first = decode(segment, 0)
-    if first is None or first.kind not in (Kind.RESET, Kind.SWITCH):
+    if first is None:
         return None
-    baseline = _baseline.decode(first.head)
-    lineage, checkpointed, records = baseline.lineage, first.kind is Kind.RESET, 1
+    baseline = _read_baseline(first)
+    checkpointed, records = first.kind == Kind.RESET, 1
     whole: list[list[Record]] = []
     pending: list[Record] = []
     end = space(len(first.head))
     for record in _following(segment, first):
-        if record.kind is Kind.CHUNK:
+        if record.kind == Kind.CHUNK:
             if not _continues(pending, record):
                 break
             pending = [*pending, record] if record.index else [record]
             if record.index == record.count - 1:
                 whole.append(pending)
                 pending = []
-        elif record.kind is Kind.LINEAGE:
-            lineage = _lineage.decode(record.head)
         else:
             checkpointed = True
         records += 1
         end += space(len(record.head) + len(record.piece))
-    return Log(first.journal, first.generation, first.kind, baseline, whole, lineage, checkpointed, records, end, not pending)
+    return Log(first.journal, first.generation, first.kind, baseline, whole, checkpointed, records, end)
 
 
 def proven_loss(segment: memoryview, log: Log | None, newest: Log) -> bool:
@@ -182,11 +174,21 @@ def _following(segment: memoryview, first: Record) -> Iterator[Record]:
     while (record := decode(segment, at)) is not None:
         if (record.journal, record.generation) != (first.journal, first.generation) or record.sequence != sequence:
             return
-        if record.kind in (Kind.RESET, Kind.SWITCH):
-            raise StoreDamaged("a journal segment holds a baseline in its middle")
+        if record.kind not in (Kind.CHUNK, Kind.CHECKPOINTED):
+            raise StoreDamaged(f"a journal segment holds a record of kind {record.kind} in its middle")
         yield record
         at += space(len(record.head) + len(record.piece))
         sequence += 1
+
+
+def _read_baseline(first: Record) -> Baseline:
+    try:
+        if first.kind in (Kind.RESET, Kind.SWITCH):
+            return _baseline.decode(first.head)
+        cause = f"it begins with a record of kind {first.kind}"
+    except msgspec.MsgspecError as error:
+        cause = str(error)
+    raise StoreDamaged("a segment of the journal has no baseline known here", cause=cause, cure="copy the store from the peer")
 
 
 def _continues(pending: list[Record], record: Record) -> bool:

@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,14 @@ from zmqha.core.work import CursorRow, DestinationRow, ProducerRow, Stored, Stor
 from zmqha.errors import StoreDamaged, StoreFull
 from zmqha.store import records
 from zmqha.store.crash import crash_point
+from zmqha.store.node_state import sync_directory
 from zmqha.store.page_file import STORE_FILE, PageReader
 
 MAP_BYTES_MAX = 16 << 40  # address space only; opening takes 1 ms
 LENGTHEN_BYTES = 64 * limits.MIB  # sparse: costs address space, no disk
 DATABASES = 2
+IDLE_ROWS_MAX = 10_000  # rows of idle producers remembered when the store is opened: 1 MiB; more are found the next time
+IDLE_ROWS_PER_COMMIT = 64  # deleted by one commit: one or two pages of neighbours, so no commit gets slow or large by it
 _DAY_S = 86_400
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -54,6 +58,7 @@ class LmdbStore:
                 )
         self._log = self._state = None
         self._peer_high = 0
+        self._idle: dict[bytes, None] = {}  # keys of rows to be deleted, rising
         self.lineage: Lineage = ()
         if position is not None:
             self._log, self._state = self._env.open_db(b"log", create=False), self._env.open_db(b"state", create=False)
@@ -68,7 +73,7 @@ class LmdbStore:
     # --- writing ------------------------------------------------------------------------------------------------------------
 
     def begin_epoch(self, epoch: Epoch, mode: Mode, writer: str, reason: str, outage_ms: int, peer_high: int) -> Shipment:
-        """Commit the lineage record that every epoch begins with."""
+        """Commit the lineage record that every epoch begins with; the first one of a new store also makes its file's name durable."""
         entry = LineageEntry(
             epoch, mode, self._meta.txnid + 1, self.position.chain, writer, self._meta.body, int(time.time() * 1000), reason[:200],
             outage_ms,
@@ -80,6 +85,8 @@ class LmdbStore:
             state = self._env.open_db(b"state", txn=txn)
             txn.put(records.HEAD, self._head(epoch), db=state)
             txn.put(records.LINEAGE, records.encode_row(lineage), db=state)
+        if self._state is None:
+            sync_directory(self._path.parent)
         self._log, self._state, self.lineage = log, state, lineage
         crash_point("after_lineage_commit")
         return self._ship(epoch)
@@ -90,7 +97,10 @@ class LmdbStore:
         crash_point("before_commit")
         with self._transaction() as txn:
             self._write(txn, work)
+            deleted = self._delete_idle(txn)
             txn.put(records.HEAD, self._head(epoch), db=self._state)
+        for key in deleted:
+            del self._idle[key]
         crash_point("after_commit")
         return self._ship(epoch)
 
@@ -111,7 +121,9 @@ class LmdbStore:
         for cursor in work.cursors:
             txn.put(records.row_key(records.CURSOR, cursor.destination), records.encode_row(cursor), db=state)
         for producer, destination, last in work.producers:
-            txn.put(records.producer_key(destination, producer), records.producer_value(last, day), db=state)
+            key = records.producer_key(destination, producer)
+            self._idle.pop(key, None)  # idle no longer
+            txn.put(key, records.producer_value(last, day), db=state)
         for number in work.dropped_destinations:
             self._drop_destination(txn, number)
 
@@ -123,6 +135,13 @@ class LmdbStore:
             found = cursor.set_range(prefix)
             while found and bytes(cursor.key()).startswith(prefix):
                 found = cursor.delete() and bool(cursor.key())
+
+    def _delete_idle(self, txn: lmdb.Transaction) -> list[bytes]:
+        """Delete some rows of idle producers; which, to be forgotten once the transaction is through."""
+        keys = list(islice(self._idle, IDLE_ROWS_PER_COMMIT))
+        for key in keys:
+            txn.delete(key, db=self._state)
+        return keys
 
     @contextmanager
     def _transaction(self) -> Iterator[lmdb.Transaction]:
@@ -159,13 +178,15 @@ class LmdbStore:
     # --- reading ------------------------------------------------------------------------------------------------------------
 
     def image(self) -> StoreImage:
-        """Everything the messaging core keeps in memory. Rows of producers idle for too long are left out (and soon overwritten)."""
+        """Everything the messaging core keeps in memory. Rows of producers idle for too long are left out, and the commits that
+        follow delete them, a few each."""
         oldest = int(time.time()) // _DAY_S - limits.PRODUCER_IDLE_DAYS
         destinations: list[DestinationRow] = []
         cursors: list[CursorRow] = []
         producers: list[ProducerRow] = []
         log: list[Stored] = []
         last = 0
+        self._idle = {}
         with self._env.begin(buffers=True) as txn:
             for key, raw in txn.cursor(db=self._state):
                 kind = bytes(key[:1])
@@ -177,6 +198,8 @@ class LmdbStore:
                     producer, destination, sequence, day = records.read_producer(key, raw)
                     if day >= oldest:
                         producers.append(ProducerRow(producer, destination, sequence))
+                    elif len(self._idle) < IDLE_ROWS_MAX:
+                        self._idle[bytes(key)] = None
             for key, raw in txn.cursor(db=self._log):
                 last = records.log_number(key)
                 log += records.read_log_head(last, raw)
@@ -228,13 +251,16 @@ def open_environment(path: Path, *, map_bytes: int, readonly: bool = False) -> l
 
 def inspect(directory: Path) -> tuple[records.Head, Lineage]:
     """What the newest transaction of a settled store says of itself. Nobody may be writing it."""
-    env = open_environment(directory / STORE_FILE, map_bytes=_map_bytes(directory), readonly=True)
     try:
-        return read_head(env, env.open_db(b"state", create=False))
+        env = open_environment(directory / STORE_FILE, map_bytes=_map_bytes(directory), readonly=True)
+        try:
+            return read_head(env, env.open_db(b"state", create=False))
+        finally:
+            env.close()
     except lmdb.Error as error:
+        if _is_full(error):  # no room for LMDB's lock file: that says nothing about the store
+            raise StoreFull("the disk under the store is full", cause=str(error), cure="free space on it") from error
         raise StoreDamaged(f"{directory / STORE_FILE} cannot be read", cause=str(error)) from error
-    finally:
-        env.close()
 
 
 def read_head(env: lmdb.Environment, state: Any) -> tuple[records.Head, Lineage]:

@@ -5,8 +5,8 @@
     slot   u32 magic "ZNST" | u32 length | u64 number | u64 xxh3_64 of number and value | value (MessagePack of NodeFacts) | zeros
 
 Preallocated and never renamed, so a full disk cannot keep a node from writing down that it gives up its right. One pwrite and one
-fdatasync; a torn write leaves the other slot. Damaged files are set aside, never deleted, and only when asked. Driven by the
-store thread.
+fdatasync; a torn write leaves the other slot. Damaged files are set aside, never deleted, and only when asked. A whole slot that
+another version wrote is no damage: it is refused and stays as it is. Driven by the store thread.
 """
 
 import os
@@ -17,9 +17,9 @@ import msgspec
 import xxhash
 
 from zmqha.core.facts import NodeFacts
-from zmqha.errors import StoreDamaged
+from zmqha.errors import ConfigError, StoreDamaged
 from zmqha.store.crash import crash_point
-from zmqha.store.page_file import raise_full, write_all
+from zmqha.store.page_file import write_all
 
 STATE_FILE = "node.state"
 SLOT_BYTES = 4096
@@ -38,7 +38,11 @@ class NodeState:
         self._fd = -1
 
     def load(self) -> NodeFacts | None:
-        """What was last saved; None if the file is absent. Raises StoreDamaged if it is there and says nothing valid."""
+        """What was last saved; None if the file is absent.
+
+        Raises StoreDamaged if it is there and says nothing valid, ConfigError if another version of zmqha saved last: an older
+        slot does not say what was decided since.
+        """
         try:
             slots = self._path.read_bytes()
         except FileNotFoundError:
@@ -46,7 +50,9 @@ class NodeState:
         found = [slot for at in (0, SLOT_BYTES) if (slot := _read_slot(slots[at : at + SLOT_BYTES])) is not None]
         if not found:
             raise StoreDamaged(f"{self._path} holds no valid record", cure="it is set aside; the node copies from its peer")
-        self._number, facts = max(found, key=lambda slot: slot[0])
+        number, value = max(found, key=lambda slot: slot[0])
+        facts = _facts(self._path, value)
+        self._number = number
         return facts
 
     def save(self, facts: NodeFacts) -> None:
@@ -57,7 +63,7 @@ class NodeState:
         crash_point("before_state_write")
         write_all(self._fd, [memoryview(_write_slot(self._number, facts))], (self._number & 1) * SLOT_BYTES)
         crash_point("before_state_sync")
-        self._sync()
+        os.fdatasync(self._fd)  # no OSError is StoreFull here: see ``PageWriter.sync``
         crash_point("after_state_sync")
 
     def set_aside(self) -> Path:
@@ -79,14 +85,8 @@ class NodeState:
             return
         missing = os.fstat(self._fd).st_size
         write_all(self._fd, [memoryview(bytes(2 * SLOT_BYTES - missing))], missing)
-        self._sync()
+        os.fdatasync(self._fd)
         sync_directory(self._path.parent)
-
-    def _sync(self) -> None:
-        try:
-            os.fdatasync(self._fd)
-        except OSError as error:
-            raise_full(error)
 
 
 def set_aside(path: Path) -> Path:
@@ -115,14 +115,23 @@ def _write_slot(number: int, facts: NodeFacts) -> bytes:
     return (_SLOT.pack(_MAGIC, len(value), number, xxhash.xxh3_64_intdigest(counted)) + value).ljust(SLOT_BYTES, b"\0")
 
 
-def _read_slot(slot: bytes) -> tuple[int, NodeFacts] | None:
+def _read_slot(slot: bytes) -> tuple[int, bytes] | None:
+    """Number and value of a slot that is whole, whoever wrote it."""
     if len(slot) < _SLOT.size:
         return None
     magic, length, number, check = _SLOT.unpack_from(slot)
     value = slot[_SLOT.size : _SLOT.size + length]
     if magic != _MAGIC or len(value) != length or xxhash.xxh3_64_intdigest(slot[8:16] + value) != check:
         return None
+    return number, value
+
+
+def _facts(path: Path, value: bytes) -> NodeFacts:
     try:
-        return number, _decoder.decode(value)
-    except msgspec.ValidationError as error:
-        raise StoreDamaged("node.state was written by another version of this program", cause=str(error)) from error
+        return _decoder.decode(value)
+    except msgspec.MsgspecError as error:
+        raise ConfigError(
+            "node.state was written by another version of zmqha",
+            cause=f"{path} is whole, but: {error}",
+            cure="start the version that wrote it, or, if the peer serves, start with an empty data directory: it copies from the peer",
+        ) from error

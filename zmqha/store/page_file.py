@@ -4,7 +4,8 @@ Neither opens LMDB. The reader maps the file (shared, read-only) beside the LMDB
 out at once, so no page can be reused under a shipment. The writer only writes: when it is safe to write is decided by ``replica``
 (the record in the journal is durable), and so is when to flush.
 
-Any OSError is passed on: the thread's top stops the server (T18). Only a clean "no space" is StoreFull, because it can be cured.
+Any OSError is passed on: the thread's top stops the server. Only a "no space" of a write is StoreFull: nothing of it counts yet, and
+it can be cured. A flush that failed is never clean, whatever the error says.
 """
 
 import errno
@@ -169,10 +170,12 @@ class PageWriter:
         crash_point("after_meta_write")
 
     def sync(self) -> None:
-        try:
-            os.fdatasync(self._fd)
-        except OSError as error:
-            raise_full(error)
+        """Everything written is durable when this returns.
+
+        Every OSError, "no space" too, ends the process: after a flush that failed the kernel takes the pages for clean, and the
+        next flush would succeed without them.
+        """
+        os.fdatasync(self._fd)
 
     def _write_meta(self, slot: int, body: bytes, psize: int) -> None:
         write_all(self._fd, [memoryview(lmdb_page.static_head(slot) + body)], slot * psize)
@@ -218,7 +221,7 @@ def write_all(fd: int, buffers: list[memoryview], offset: int) -> None:
 
 
 def raise_full(error: OSError) -> NoReturn:
-    """Pass on an error of the disk; a clean "no space" as StoreFull."""
+    """Pass on the error of a write; a "no space" as StoreFull. Not for flushes."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         raise StoreFull("the disk under the store is full", cause=str(error), cure="free space on it") from error
     raise error

@@ -9,7 +9,7 @@ store's meta pages stay those of the last baseline until ``settle``: until then 
 of it. Decides nothing about roles and talks to nobody. Driven by the store thread.
 
 After ``settle`` LMDB may open the file and write. From then on the file is *ahead* of the journal, and its position comes from
-the database and ``PageReader.recompute``; ``rebase`` (or ``roll_back``, or a new copy) makes it a replica again.
+the database and ``PageReader.recompute``; only a new copy makes it a replica again.
 """
 
 import threading
@@ -17,10 +17,10 @@ from collections import deque
 from pathlib import Path
 
 from zmqha.core import lmdb_page, shipment
-from zmqha.core.limits import KIB, LINEAGE_ENTRIES, MIB
-from zmqha.core.position import NOWHERE, Lineage, LineageEntry, Position
+from zmqha.core.limits import KIB, MIB
+from zmqha.core.position import NOWHERE, Position
 from zmqha.core.shipment import Chunk, Shipment
-from zmqha.errors import ProtocolError, StoreDamaged, StoreFull
+from zmqha.errors import ProtocolError, StoreDamaged
 from zmqha.store import journal_record
 from zmqha.store.crash import crash_point
 from zmqha.store.journal import SEGMENT_BYTES, Journal, Recovered
@@ -38,9 +38,7 @@ class Replica:
     def __init__(self, directory: Path, journal: Journal, baseline: Baseline, ahead: bool = False) -> None:
         self._journal = journal
         self._writer = PageWriter(directory / STORE_FILE)
-        self._path = directory / STORE_FILE
-        self.ahead = ahead  # LMDB wrote since the baseline, or there is none: rebase, roll_back or copy
-        self.lineage = baseline.lineage
+        self.ahead = ahead  # LMDB wrote since the baseline, or there is none: only a copy helps
         self.position = baseline.position  # durable
         self._taken = baseline.position  # end of the last whole shipment, flushed or not
         self._meta = baseline.meta  # of _taken
@@ -51,13 +49,13 @@ class Replica:
         self._waiting_bytes = 0
         self._checkpoint: _Checkpoint | None = None
         self._settled = True
-        self._lineage_due = False  # to be noted once no shipment is half written
 
     @classmethod
     def open(cls, directory: Path, segment_bytes: int = SEGMENT_BYTES) -> "Replica | None":
         """Recover: replay the journal, write both meta pages, flush. None if there is neither store nor journal.
 
-        Raises StoreDamaged if the two do not belong together or cannot be read: then only a copy helps.
+        An unfinished copy is deleted, once it is known that the store is another file. Raises StoreDamaged if store and journal
+        do not belong together or cannot be read: then only a copy helps.
         """
         journal = Journal(directory, segment_bytes)
         recovered = journal.recover()
@@ -65,29 +63,29 @@ class Replica:
             _finish_copy(directory, recovered.base)
         if not (directory / STORE_FILE).exists():
             if recovered is None:
+                _delete_copy(directory)
                 return None
             raise StoreDamaged(f"there is a journal and no {STORE_FILE} in {directory}", cure="copy the store from the peer")
         newest = _newest_txn(directory, recovered)
         if recovered is None:
-            return cls(directory, journal, Baseline(NOWHERE, (), b""), ahead=True)
-        if recovered.settled:
-            baseline = recovered.base._replace(lineage=recovered.lineage)
-            ahead = newest > recovered.position.txn
-            return cls(directory, journal, baseline, ahead) if ahead else cls(directory, journal, baseline)._ready()
-        replica = cls(directory, journal, recovered.base)
-        try:
-            replica._replay(recovered)
-        except (StoreDamaged, StoreFull):
-            replica.close()
-            raise
+            replica = cls(directory, journal, Baseline(NOWHERE, b""), ahead=True)
+        else:
+            replica = cls(directory, journal, recovered.base, recovered.settled and newest > recovered.position.txn)
+            try:
+                replica._recover(recovered)
+            except BaseException:
+                replica.close()
+                raise
+        _delete_copy(directory)
         return replica
 
     def close(self) -> None:
         """Let go of the files. What is flushed and not applied is applied by the next ``open``."""
-        if self._checkpoint is not None:
-            self._checkpoint.join()
-        self._journal.close()
-        self._writer.close()
+        try:
+            self._join_checkpoint()
+        finally:
+            self._journal.close()
+            self._writer.close()
 
     @property
     def waiting_bytes(self) -> int:
@@ -98,8 +96,8 @@ class Replica:
 
     def take(self, chunk: Chunk) -> bool:
         """Write a chunk to the journal, not yet durable; true if its shipment is now whole. Raises ProtocolError if it does not
-        apply exactly here; the shipment is forgotten then."""
-        assert not self.ahead, "the file is not what the journal says: rebase, roll back or copy first"
+        apply exactly here. Whatever is raised, the shipment is forgotten then: no later chunk can complete it."""
+        assert not self.ahead, "the file is not what the journal says: copy first"
         if chunk.index == 0:
             self._start(chunk)
         ship = self._partial
@@ -111,7 +109,11 @@ class Replica:
         if last or sum(map(len, self._pieces)) > shipment.payload_size(ship):
             ship = self._filled(ship)
         self._settled = False
-        self._journal.append(chunk)
+        try:
+            self._journal.append(chunk)
+        except BaseException:
+            self.forget_partial()
+            raise
         if last:
             self._whole(ship)
         return last
@@ -140,13 +142,7 @@ class Replica:
         self._look_after_checkpoint()
         return bool(self._waiting)
 
-    def note_lineage(self, entry: LineageEntry) -> None:
-        """The shipments carry a new epoch's record: remember it, so that it is known without opening LMDB."""
-        self.lineage = (*(known for known in self.lineage if known.epoch != entry.epoch), entry)[-LINEAGE_ENTRIES:]
-        self._lineage_due = True
-        self._note_if_due()
-
-    # --- becoming a store, and a replica again --------------------------------------------------------------------------------
+    # --- becoming a store ---------------------------------------------------------------------------------------------------
 
     def settle(self) -> None:
         """Apply everything, make the file a store of its own, begin the journal anew. Before promotion and on falling to WAITING.
@@ -161,26 +157,6 @@ class Replica:
             self._apply_one()
         self._join_checkpoint()
         self._finish()
-
-    def rebase(self, position: Position, lineage: Lineage) -> None:
-        """LMDB wrote the file, nobody has it open any more, and it stands at ``position``: follow from there."""
-        newest = _newest(self._path)
-        assert newest.txnid == position.txn, "the caller read the position out of this very file"
-        self._writer.sync()
-        self._adopt(Baseline(position, lineage, newest.body))
-        self._journal.reset(Baseline(position, lineage, newest.body))
-        self._settled = True
-
-    def roll_back(self, position: Position, meta: bytes, lineage: Lineage) -> None:
-        """Go back to an older snapshot whose pages nothing has overwritten (page-replication.md, 8); the caller knows that.
-
-        The journal comes first: a crash in between leaves a file that is ahead of it, as before.
-        """
-        self._journal.reset(Baseline(position, lineage, meta))
-        crash_point("during_roll_back")
-        self._writer.write_metas(meta)
-        self._writer.sync()
-        self._adopt(Baseline(position, lineage, meta))
 
     # --- taking ---------------------------------------------------------------------------------------------------------------
 
@@ -210,16 +186,6 @@ class Replica:
         self._unflushed.append((self._journal.generation, ship))
         self._taken, self._meta = ship.position, ship.meta
         self._partial, self._pieces = None, []
-        self._note_if_due()
-
-    def _note_if_due(self) -> None:
-        if not self._lineage_due or self._partial is not None or self.ahead:
-            return
-        need = journal_record.space(len(journal_record.encode_lineage(self.lineage)))
-        if self._journal.room_for(need):  # if not, the switch that comes next carries it
-            self._journal.note(self._taken, self.lineage)
-            self._settled = False
-        self._lineage_due = False
 
     # --- applying -------------------------------------------------------------------------------------------------------------
 
@@ -240,8 +206,7 @@ class Replica:
                 self._apply_one()
             self._look_after_checkpoint()
             self._join_checkpoint()
-        self._journal.switch(Baseline(self._taken, self.lineage, self._meta))
-        self._lineage_due = False
+        self._journal.switch(Baseline(self._taken, self._meta))
 
     def _look_after_checkpoint(self) -> None:
         """Start the flush of the store's file once a finished segment is applied; take note when it is done."""
@@ -266,19 +231,23 @@ class Replica:
 
     # --- baselines ------------------------------------------------------------------------------------------------------------
 
-    def _replay(self, recovered: Recovered) -> None:
+    def _recover(self, recovered: Recovered) -> None:
+        if self.ahead:
+            return
+        if recovered.settled:
+            self._ready()
+            return
         for ship in recovered.shipments:
             _check_replay(ship, self._taken, self._meta)
             self._writer.write(ship)
             self._taken, self._meta = ship.position, ship.meta
         assert self._taken == recovered.position
-        self.position, self.lineage = self._taken, recovered.lineage
+        self.position = self._taken
         self._finish()
 
-    def _ready(self) -> "Replica":
+    def _ready(self) -> None:
         """A new generation, so that what a crash left behind the baseline is never read again."""
-        self._journal.reset(Baseline(self.position, self.lineage, self._meta))
-        return self
+        self._journal.reset(Baseline(self.position, self._meta))
 
     def _finish(self) -> None:
         """Everything is applied: the file becomes a store, the journal begins anew."""
@@ -287,13 +256,6 @@ class Replica:
         self._writer.sync()
         crash_point("after_checkpoint_sync")
         self._ready()
-        self._settled, self._lineage_due = True, False
-
-    def _adopt(self, baseline: Baseline) -> None:
-        assert not self._waiting and not self._unflushed and self._partial is None, "settle comes first"
-        self.ahead = False
-        self.position = self._taken = baseline.position
-        self._meta, self.lineage = baseline.meta, baseline.lineage
         self._settled = True
 
 
@@ -303,19 +265,19 @@ class _Checkpoint(threading.Thread):
     def __init__(self, generation: int, writer: PageWriter) -> None:
         super().__init__(name="zmqha-checkpoint", daemon=True)
         self.generation = generation
-        self.error: OSError | StoreFull | None = None  # raised again in the store thread
+        self.error: BaseException | None = None  # raised again in the store thread
         self._writer = writer
 
     def run(self) -> None:
         try:
             crash_point("before_background_sync")
             self._writer.sync()
-        except (OSError, StoreFull) as error:
+        except BaseException as error:  # whatever it is, the pages must not count as durable
             self.error = error
 
 
 def _check_base(ship: Shipment, base: Position, meta: bytes) -> None:
-    """G3: a shipment applies only on exactly the base position."""
+    """A shipment applies only on exactly the base position."""
     if ship.from_txn != base.txn or ship.base_check != shipment.base_check(meta):
         raise ProtocolError(f"transaction {ship.position} was made on {ship.from_txn}; this store stands at {base}")
     if ship.psize != lmdb_page.parse_body(meta).psize:
@@ -361,7 +323,12 @@ def _finish_copy(directory: Path, baseline: Baseline) -> None:
     try:
         newest = _newest(copy)
     except StoreDamaged:
-        return  # an unfinished one; the next copy throws it away
+        return  # an unfinished one
     if newest.body == baseline.meta:
         copy.rename(directory / STORE_FILE)
         sync_directory(directory)
+
+
+def _delete_copy(directory: Path) -> None:
+    """A copy that is still there when the store is known to be sound without it was never finished."""
+    (directory / COPY_FILE).unlink(missing_ok=True)

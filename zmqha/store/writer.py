@@ -3,7 +3,7 @@
 One mailbox in (``core.actions``), one out (``core.events``). What waits is taken together where that saves a flush: chunks of
 shipments share one fdatasync. Between two actions it works on what nobody waits for: a running copy, applying the passive's journal.
 
-Any error of the disk but a clean "full" ends the process here and at once: no confirmation, no retry, the peer takes over (T18).
+Any error of the disk but a clean "full" ends the process here and at once: no confirmation, no retry, the peer takes over.
 """
 
 import logging
@@ -35,6 +35,7 @@ from zmqha.core.events import (
     Claimed,
     CommitRefused,
     Committed,
+    CopyDone,
     Event,
     FactsSaved,
     Fetched,
@@ -46,15 +47,16 @@ from zmqha.core.events import (
 from zmqha.core.facts import NodeFacts
 from zmqha.core.peer_protocol import CopyBegin, CopyEnd, CopyPages
 from zmqha.core.position import NOWHERE, Mode, Position
-from zmqha.errors import NoSpace, ProtocolError, StoreDamaged, StoreFull
+from zmqha.errors import NoSpace, ProtocolError, StoreDamaged, StoreFull, ZmqhaError
 from zmqha.store import lmdb_store
 from zmqha.store.copy_source import CopySource
 from zmqha.store.copy_target import CopyTarget
 from zmqha.store.crash import crash_point
+from zmqha.store.journal import SEGMENT_FILES
 from zmqha.store.lmdb_store import LmdbStore
 from zmqha.store.node_state import NodeState, set_aside
 from zmqha.store.page_file import LOCK_FILE, STORE_FILE, PageReader
-from zmqha.store.replica import Replica
+from zmqha.store.replica import COPY_FILE, Replica
 
 log = logging.getLogger("zmqha.store")
 
@@ -119,8 +121,8 @@ class StoreThread(threading.Thread):
                 if not isinstance(action, Journal):
                     self.progress += 1
             self._close_all()
-        except BaseException:
-            log.critical("store.failed", exc_info=True)
+        except BaseException as error:
+            log.critical("store.failed", exc_info=True, extra={"fields": _explained(error)})
             logging.shutdown()
             os._exit(1)
 
@@ -214,13 +216,13 @@ class StoreThread(threading.Thread):
         image = None
         if self._replica is not None:
             crash_point("before_claim_settle")
-            self._unflushed = self._unflushed_bytes = 0
             self._replica.settle()
             self._position = self._replica.position
             self._close_replica()
         crash_point("before_claim_state")
         self._save(action.facts)
         crash_point("after_claim_state")
+        self._target = None
         opened = self._store is None
         if self._store is None:
             self._store = LmdbStore(self._directory, self._position)
@@ -242,7 +244,8 @@ class StoreThread(threading.Thread):
         self._report(Committed(PAIR_NUMBER, shipment, self._store.lineage))
 
     def _copy_out(self, request: CopyOut) -> None:
-        assert self._store is not None
+        if self._store is None:
+            return  # the role ended in the turn that asked for it
         if request.begin:
             self._stop_copy()
             self._copy = CopySource(self._store, request)
@@ -257,7 +260,7 @@ class StoreThread(threading.Thread):
         for event in self._copy.step():
             self._report(event)
             crash_point("copy_source_step")
-            if not hasattr(event, "payload"):
+            if isinstance(event, CopyDone):
                 self._stop_copy()
 
     def _stop_copy(self) -> None:
@@ -288,7 +291,7 @@ class StoreThread(threading.Thread):
                     crash_point("copy_target_pages")
                     self._target.pages(message.runs, action.payload, message.digest)
                 case CopyEnd():
-                    self._replica = self._target.end(message.position, message.meta)
+                    self._replica = self._target.end(message.position, message.meta, message.copied_bytes)
         except ProtocolError as error:
             self._report(ShipmentRefused(error.what))
             return
@@ -334,7 +337,6 @@ class StoreThread(threading.Thread):
             self._store.close()
             self._store = None
         if self._replica is not None:
-            self._unflushed = self._unflushed_bytes = 0
             try:
                 self._replica.settle()
             except StoreFull as error:  # what is durable and not applied stays in the journal
@@ -353,7 +355,7 @@ class StoreThread(threading.Thread):
             self._report(Inspected(True, NOWHERE, (), 0, fault))
         except StoreDamaged as error:
             kept = self._set_store_aside()
-            log.error("store.damaged", extra={"fields": (("why", error.what), ("kept", kept))})
+            log.error("store.damaged", extra={"fields": (*_explained(error), ("kept", kept))})
             self._position = None
             self._report(Inspected(False, NOWHERE, (), 0, error.what))
 
@@ -381,7 +383,9 @@ class StoreThread(threading.Thread):
 
     def _set_store_aside(self) -> str:
         kept = [
-            str(set_aside(path)) for name in (STORE_FILE, "journal.0", "journal.1") if (path := self._directory / name).exists()
+            str(set_aside(path))
+            for name in (STORE_FILE, COPY_FILE, *SEGMENT_FILES)  # a copy that was not abandoned may be the store: see CopyTarget
+            if (path := self._directory / name).exists()
         ]
         (self._directory / LOCK_FILE).unlink(missing_ok=True)
         return ", ".join(kept)
@@ -413,3 +417,11 @@ class StoreThread(threading.Thread):
         if self._store is not None:
             self._store.close()
         self._close_replica()
+
+
+def _explained(error: BaseException) -> tuple[tuple[str, str], ...]:
+    """Fields of a log line: the three parts of an error of ours."""
+    if not isinstance(error, ZmqhaError):
+        return ()
+    parts = (("what", error.what), ("why", error.cause), ("fix", error.cure))
+    return tuple((name, text) for name, text in parts if text)

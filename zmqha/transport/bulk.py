@@ -1,7 +1,7 @@
 """Pages and shipments between the servers, away from the heartbeats.
 
 Every server binds a ``BulkSource`` (ROUTER) for its whole life; the one that follows connects a ``BulkFollower`` (DEALER) to it,
-on the path it chooses. How much may be under way is decided in ``core.replication``; the queues here only bound the rest.
+on the path it chooses. How much may be under way is decided in ``core.source``; the queues here only bound the rest.
 """
 
 from collections.abc import Iterable

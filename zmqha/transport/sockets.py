@@ -47,7 +47,8 @@ class Profile(NamedTuple):
 
 
 CONTROL = Profile(limits.CONTROL_FRAME_BYTES_MAX, 64, limits.PEER_MESSAGES_PER_TURN, PEER_SILENT_MS)
-BULK = Profile(limits.BULK_FRAME_BYTES_MAX, 256, 256, PEER_SILENT_MS)  # in bytes the window of core.replication is the bound
+# In bytes the windows of core.source are the bound; in messages all that it may hold for a follower must fit.
+BULK = Profile(limits.BULK_FRAME_BYTES_MAX, limits.COPY_BACKLOG_SHIPMENTS + 256, 256, PEER_SILENT_MS)
 # Sending is bounded by credit: a burst of all that one consumer may have outstanding, a batch per message, must fit.
 CLIENT_SEND_HIGH = limits.CREDIT_MESSAGES_MAX + 512
 # Receiving: 32 is as fast as 1000 (measured), about 256 MiB each.

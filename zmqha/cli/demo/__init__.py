@@ -20,6 +20,7 @@ SECONDS, RATE = 9, 2000
     zmqha demo --keep
     zmqha demo --seed 7 --json --no-report
     """,
+    takes=("format", "quiet"),
 )
 @click.option("--cut-link", is_flag=True, help="Instead of the kill: cut only the link between the two servers.")
 @click.option("--keep", is_flag=True, help="Leave the pair running until Ctrl-C, to be tried by hand.")

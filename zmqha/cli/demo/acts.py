@@ -4,9 +4,10 @@ import time
 from typing import Any
 
 from zmqha.cli.demo.ledger import first_after
-from zmqha.cli.demo.pair import NAMES, SERVING
+from zmqha.cli.demo.pair import NAMES
 from zmqha.cli.demo.screen import Line, progress
 from zmqha.cli.demo.stage import Stage
+from zmqha.cli.status import SERVING
 
 FORM_S, TAKEOVER_S, REJOIN_S, DRAIN_S, EQUAL_S = 10.0, 8.0, 10.0, 6.0, 4.0
 ALONE_S = 2.5  # from the kill to the restart

@@ -14,10 +14,10 @@ from zmqha.cli.demo.interrupt import shielded
 from zmqha.cli.demo.ports import Ports
 from zmqha.cli.demo.relay import HOST, Cable
 from zmqha.cli.demo.server import LogEvent, Server
+from zmqha.cli.status import SERVING
 from zmqha.errors import ZmqhaError
 
 NAMES = ("A", "B")
-SERVING = ("ACTIVE", "STANDALONE")
 STOP_S = 4.0
 _ANSWER_S = 0.5
 _LIMITS = "\n[limits]   # small: this is a demo\ndisk_reserve_bytes = 1048576\njournal_segment_bytes = 8388608\n"
@@ -79,7 +79,8 @@ class Pair:
 
     def new_events(self) -> list[LogEvent]:
         """What both have logged since the last call, in order."""
-        found = sorted(event for server in self.servers.values() for event in server.new_events())
+        fresh = (event for server in self.servers.values() for event in server.new_events())
+        found = sorted(fresh, key=lambda event: event.time)
         self.log += found
         return found
 

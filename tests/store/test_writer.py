@@ -1,0 +1,101 @@
+"""The store thread: what it says when the store is damaged, what it leaves behind when it stands down."""
+
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+
+from zmqha.core.actions import Claim, Follow, StandDown, TakeCopy
+from zmqha.core.events import Event, Inspected
+from zmqha.core.facts import NodeFacts
+from zmqha.core.peer_protocol import NO_SESSION, CopyBegin, Standing
+from zmqha.core.position import Epoch
+from zmqha.errors import StoreDamaged
+from zmqha.store import writer
+from zmqha.store.journal import SEGMENT_FILES
+from zmqha.store.node_state import STATE_FILE, NodeState
+from zmqha.store.page_file import STORE_FILE
+from zmqha.store.replica import COPY_FILE
+from zmqha.store.writer import StoreThread
+
+SEGMENT = 96 * 1024
+FACTS = NodeFacts("cluster", "a", 1, Epoch(1, 7), Standing.SOLE, "first start")
+Lines = list[logging.LogRecord]
+
+
+class Died(BaseException):
+    """Instead of the end of the process."""
+
+
+@pytest.fixture
+def events() -> list[Event]:
+    return []
+
+
+@pytest.fixture
+def thread(tmp_path: Path, events: list[Event]) -> StoreThread:
+    """Not started: its actions are done here."""
+    return StoreThread(tmp_path, NodeState(tmp_path / STATE_FILE), "a", SEGMENT, events.append)
+
+
+@pytest.fixture
+def lines() -> Iterator[Lines]:
+    found: Lines = []
+    handler = logging.Handler()
+    handler.emit = found.append  # type: ignore[method-assign]
+    writer.log.addHandler(handler)
+    yield found
+    writer.log.removeHandler(handler)
+
+
+def fields(line: logging.LogRecord) -> dict[str, Any]:
+    return dict(getattr(line, "fields", ()))
+
+
+def test_a_damaged_store_is_set_aside_with_what_why_and_fix(
+    thread: StoreThread, tmp_path: Path, events: list[Event], lines: Lines
+) -> None:
+    for name in SEGMENT_FILES:
+        (tmp_path / name).write_bytes(b"\xff" * SEGMENT)
+    (tmp_path / STORE_FILE).write_bytes(b"\xff" * SEGMENT)
+    (tmp_path / COPY_FILE).write_bytes(b"may be the only whole one")
+    thread._do(StandDown())
+    (line,) = lines
+    assert line.getMessage() == "store.damaged"
+    assert fields(line)["what"] and "copy" in fields(line)["fix"]
+    assert all(name in fields(line)["kept"] for name in (*SEGMENT_FILES, STORE_FILE, COPY_FILE))
+    assert (tmp_path / f"{COPY_FILE}.damaged-1").exists() and not (tmp_path / COPY_FILE).exists()
+    assert isinstance(events[-1], Inspected) and not events[-1].present
+
+
+def test_the_end_of_the_process_is_said_with_what_why_and_fix(
+    thread: StoreThread, monkeypatch: pytest.MonkeyPatch, lines: Lines
+) -> None:
+    def fail(_: object) -> NoReturn:
+        raise StoreDamaged("it broke", cause="a mouse", cure="a cat")
+
+    def die(code: int) -> NoReturn:
+        raise Died(code)
+
+    monkeypatch.setattr(thread, "_do", fail)
+    monkeypatch.setattr(os, "_exit", die)
+    monkeypatch.setattr(logging, "shutdown", lambda: None)
+    thread.put(StandDown())
+    with pytest.raises(Died):
+        thread.run()
+    (line,) = lines
+    assert line.getMessage() == "store.failed" and line.exc_info
+    assert fields(line) == {"what": "it broke", "why": "a mouse", "fix": "a cat"}
+
+
+def test_a_copy_that_was_given_up_is_deleted_when_the_server_stands_down(thread: StoreThread, tmp_path: Path) -> None:
+    thread._do(Claim(FACTS, Epoch(1, 7), "first start", 0))
+    thread._do(StandDown())
+    thread._do(Follow(FACTS._replace(standing=Standing.BEHIND)))
+    thread._do(TakeCopy(CopyBegin(NO_SESSION, NO_SESSION, 4096, 10), b""))
+    assert (tmp_path / COPY_FILE).exists()
+    thread._do(StandDown())
+    assert not (tmp_path / COPY_FILE).exists() and (tmp_path / STORE_FILE).exists()
