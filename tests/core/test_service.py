@@ -569,6 +569,24 @@ def test_a_queue_in_use_is_removed_only_by_force_and_starts_anew() -> None:
     check(rig.service)
 
 
+def test_a_burst_is_handed_out_over_several_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "DELIVERS_PER_TURN", 3)
+    rig = rig_with()
+    for number in range(8):
+        rig.say(P, Send("q", bodies(str(number), first=number + 1)))
+    rig.settle()
+    before = len(rig.got)
+    rig.say(A, Subscribe(1, "q", 100, 1 << 20))
+    turns = 1
+    while rig.service.deadline_ms() == 0:
+        assert turns < 10
+        rig.turn()
+        turns += 1
+    delivered = [e.command.first for client, e in rig.got[before:] if isinstance(e.command, Deliver)]
+    assert delivered == list(range(8))
+    assert turns == 3
+
+
 def test_a_duplicate_that_waits_for_a_send_to_a_removed_queue_is_refused_with_it() -> None:
     rig = rig_with()
     rig.say(P, Send("q", bodies("one")))

@@ -55,26 +55,42 @@ class Delivery:
             self.wake(queue)
 
     def run(self, epoch: Epoch, out: list[Action]) -> None:
-        """Serve every woken queue."""
+        """Serve woken queues, up to DELIVERS_PER_TURN; what is left is ``pending``, those not served yet first."""
         if self.held or not self._woken:
             return
         woken, self._woken = self._woken, {}
+        stop = len(out) + limits.DELIVERS_PER_TURN
+        unfinished: list[Queue] = []
         for queue in woken.values():
-            if not queue.removed:
-                self._serve(queue, epoch, out)
+            if queue.removed:
+                continue
+            if len(out) >= stop:
+                self._woken[queue.number] = queue
+            elif not self._serve(queue, epoch, out, stop):
+                unfinished.append(queue)
+        for queue in unfinished:
+            self._woken[queue.number] = queue
 
-    def _serve(self, queue: Queue, epoch: Epoch, out: list[Action]) -> None:
+    @property
+    def pending(self) -> bool:
+        """Is there more to deliver at once."""
+        return bool(self._woken) and not self.held
+
+    def _serve(self, queue: Queue, epoch: Epoch, out: list[Action], stop: int) -> bool:
+        """Hand out what its consumers have credit for; False if ``stop`` actions were reached first."""
         ring, cursor, log = queue.ring, queue.cursor, queue.log
         while ring:
+            if len(out) >= stop:
+                return False
             front = cursor.front()
             if front is None:
-                return
+                return True
             at = log.find(front.first)
             begin, count, length = log.first[at], log.count[at], log.length[at]
             batch = self.cache.get((queue.number, begin))
             if batch is None:
                 self._read(queue, at, front.end, out)
-                return
+                return True
             subscription = ring.popleft()
             subscription.waiting = False
             weight = length // count
@@ -96,6 +112,7 @@ class Delivery:
             queue.turn(subscription)
             command = Deliver(subscription.number, front.first, deliveries, front.redelivered, batch)
             out.append(SendToClient(subscription.client, encode(command, epoch=epoch)))
+        return True
 
     def _read(self, queue: Queue, at: int, end: int, out: list[Action]) -> None:
         """Fetch the batch at ``at`` and some after it, as far as [.., end) is ready."""

@@ -23,6 +23,7 @@ HANDSHAKE_MS = 1000  # ZMQ_HANDSHAKE_IVL: whoever connects and says nothing is c
 CLIENT_MESSAGES_PER_TURN = 128  # then peers and timers get their turn
 PEER_MESSAGES_PER_TURN = 256
 STORE_EVENTS_PER_TURN = 64
+DELIVERS_PER_TURN = 1024  # about 20 ms: a burst to consumers with much credit must not look like an own gap
 TURN_MS_MAX = 50  # poll timeout cap: an own gap is noticed against it
 
 # --- commits and replication ------------------------------------------------------------------------------------------------

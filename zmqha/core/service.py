@@ -263,7 +263,9 @@ class Service:
     # --- time and results ---------------------------------------------------------------------------------------------------
 
     def deadline_ms(self) -> int | None:
-        """When ``tick`` is needed next; None if nothing depends on time."""
+        """When ``tick`` is needed next; None if nothing depends on time, 0 if there is more to hand out at once."""
+        if self._desk.delivery.pending:
+            return 0
         delay_ms = self._consumers.deadline_ms()
         if not self._desk.sessions:
             return delay_ms
