@@ -25,7 +25,7 @@ def missing() -> str:
     """Why no lab can be built here; "" if one can."""
     if os.geteuid() != 0:
         return "not root: network namespaces cannot be made"
-    absent = [tool for tool in ("ip", "iptables-restore", "ping", "tc") if shutil.which(tool) is None]
+    absent = [tool for tool in ("ip", "iptables-restore", "ping", "tc", "ethtool") if shutil.which(tool) is None]
     if absent:
         return f"not installed: {', '.join(absent)}"
     probe = f"{PREFIX}-{os.getpid()}-probe"
