@@ -34,7 +34,7 @@ class Follower:
         self.position = NOWHERE  # durable; meaningful once whole
         self.copied_bytes = 0
         self.whole = False
-        self._total_bytes = 0
+        self.total_bytes = 0  # of the copy, as the source announced it
         self._taken_txn = 0
         self._begins = 0  # copies handed to the store whose beginning it has not reported yet
         self._told_ms = LONG_AGO
@@ -50,7 +50,7 @@ class Follower:
         """Share of the copy that is written, 0..1."""
         if self.whole:
             return 1.0
-        return min(0.99, self.copied_bytes / self._total_bytes) if self._total_bytes else 0.0
+        return min(0.99, self.copied_bytes / self.total_bytes) if self.total_bytes else 0.0
 
     def take_actions(self) -> list[Action]:
         """Ordered work, handed over once."""
@@ -79,7 +79,7 @@ class Follower:
             case CopyBegin() if not frames:
                 self.copied_bytes, self.whole, self.position = 0, False, NOWHERE
                 self._begins += 1
-                self._total_bytes = message.page_size * message.pages
+                self.total_bytes = message.page_size * message.pages
                 self._actions.append(TakeCopy(message, b""))
             case CopyPages() if len(frames) == 1:
                 self._actions.append(TakeCopy(message, frames[0]))

@@ -164,7 +164,7 @@ class StoreThread(threading.Thread):
                 self._applying = self._replica.apply(APPLY_BYTES)
             except StoreFull as error:  # nothing is lost: what is not applied stays in the journal
                 self._applying = False
-                self._report(JournalFull(error))
+                self._say_full(error)
 
     def _do(self, action: StoreAction) -> None:
         match action:
@@ -296,7 +296,7 @@ class StoreThread(threading.Thread):
             self._report(ShipmentRefused(error.what))
             return
         except StoreFull as error:
-            self._report(JournalFull(error))
+            self._say_full(error)
             return
         whole = self._replica is not None
         self._report(Journalled(self._replica.position if self._replica else NOWHERE, self._target.copied_bytes, whole))
@@ -312,7 +312,7 @@ class StoreThread(threading.Thread):
         except ProtocolError as error:
             self._report(ShipmentRefused(error.what))
         except StoreFull as error:
-            self._report(JournalFull(error))
+            self._say_full(error)
 
     def _flush(self) -> None:
         """One fdatasync for all chunks taken since the last."""
@@ -323,7 +323,7 @@ class StoreThread(threading.Thread):
         try:
             position = self._replica.flush()
         except StoreFull as error:
-            self._report(JournalFull(error))
+            self._say_full(error)
             return
         self._applying = True
         self._report(Journalled(position, self._target.copied_bytes, True))
@@ -406,9 +406,22 @@ class StoreThread(threading.Thread):
         self._measured_s, self._unmeasured_bytes = now_s, 0
         place = os.statvfs(self._directory)
         room = self._store.reusable_bytes() if self._store is not None else 0
-        used = self._store.file_bytes - room if self._store is not None else 0
+        used = self._store.file_bytes - room if self._store is not None else self._closed_bytes()
         free = place.f_bavail * place.f_frsize + room
         self.space = Space(min(1.0, free / max(1, place.f_blocks * place.f_frsize)), free, used)
+
+    def _say_full(self, error: StoreFull) -> None:
+        """With a measure of this moment: an older one would say that there is room."""
+        self._measured_s = 0.0
+        self._measure_space()
+        self._report(JournalFull(error))
+
+    def _closed_bytes(self) -> int:
+        """What the store takes on the disk while LMDB does not have it open."""
+        try:
+            return (self._directory / STORE_FILE).stat().st_blocks * 512
+        except FileNotFoundError:
+            return 0
 
     def _close_all(self) -> None:
         if self._store is not None:
