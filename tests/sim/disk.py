@@ -220,7 +220,7 @@ class StoreThread:
             self.store = self._history.store(position)
             image = self.store.image()
         txn = self._history.at(position)
-        self._report(ev.Claimed(position, txn.lineage, image, _shipment(txn)))
+        self._report(ev.Claimed(position, txn.lineage, image))
 
     def _paired(self, action: act.PairUp) -> None:
         assert self.store is not None

@@ -22,8 +22,8 @@ Every machine here (``Broker``, and inside it ``HA``, ``Source``, ``Follower``, 
 
 The guarantees, and where each is kept and asserted:
 
-1. At most one server is active per epoch; every frame to the peer and to clients carries the epoch; what is older is dropped in one
-   place each (``contact`` for the peer, ``client.failover`` for clients).
+1. At most one server is active per epoch. Every Beat and every frame to a client carries the epoch, every message to the peer its
+   session; what is older is dropped in one place each (``contact`` for the peer, ``client.failover`` for clients).
 2. No confirm leaves before its transaction is as durable as the state promises: ``Broker._durable_txn``, the only place.
 3. Pages are applied only on exactly the base position (epoch, transaction, chain digest); otherwise copy: ``store.replica``.
 4. A queue message is in exactly one of ready, in flight, done: ``cursor``.

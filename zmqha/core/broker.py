@@ -239,8 +239,13 @@ class Broker:
         ha = self.ha
         peer = ha.peer
         active = ""
-        heard = now_ms - ha.contact.heard_ms <= ha.timers.lost_ms
-        if heard and peer is not None and peer.state in SERVING and peer.sub is not Sub.LEAVING and ha.contact.hello is not None:
+        if (
+            ha.heard(now_ms)
+            and peer is not None
+            and peer.state in SERVING
+            and peer.sub is not Sub.LEAVING
+            and ha.contact.hello is not None
+        ):
             active = ha.contact.hello.client_endpoint
         state = ha.state.value if ha.state not in SERVING else "LEAVING"
         return Refused(

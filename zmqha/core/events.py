@@ -76,7 +76,6 @@ class Claimed(NamedTuple):
     position: Position
     lineage: Lineage
     image: StoreImage | None
-    shipment: Shipment
 
 
 class Committed(NamedTuple):

@@ -1,7 +1,7 @@
 """The passive's side of replication: ask to be fed, hand pages to the store, acknowledge what is durable.
 
 Acknowledgements are repeated every heartbeat: a DEALER that reconnected by itself has a new routing id, and the source learns it from
-the next one. Bulk moves to the other path when contact on the present one is lost (T7) and comes back to the peer link when that has
+the next one. Bulk moves to the other path when contact on the present one is lost and comes back to the peer link when that has
 been well for a while.
 """
 

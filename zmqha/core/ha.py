@@ -324,7 +324,7 @@ class HA(Acts):
             return
         if leaving.left_ms is None:
             leaving.left_ms = now_ms
-        alone = now_ms - self.contact.heard_ms > self.timers.lost_ms or self.durable.standing is Standing.SOLE
+        alone = not self.heard(now_ms) or self.durable.standing is Standing.SOLE
         if self.peer_state() is not State.STANDALONE and not alone and now_ms - leaving.left_ms <= HAND_OVER_MS:
             return
         self.leaving = None

@@ -63,7 +63,7 @@ class Operator:
         mine, theirs = self._own_row(broker, now_ms), self._peer_row(broker, peer, now_ms)
         rows = [row for row in (mine, theirs) if row is not None]
         rows.sort(key=lambda row: row["role"])
-        heard = peer is not None and now_ms - ha.contact.heard_ms <= ha.timers.lost_ms
+        heard = peer is not None and ha.heard(now_ms)
         return {
             "pair": self.pair.name,
             "cluster": self.pair.cluster_id,
@@ -86,7 +86,7 @@ class Operator:
         """What losing a server now would cost, in one sentence."""
         ha = broker.ha
         peer = ha.peer
-        heard = peer is not None and now_ms - ha.contact.heard_ms <= ha.timers.lost_ms
+        heard = peer is not None and ha.heard(now_ms)
         me, other = ha.identity.node_id, ha.identity.peer_id
         in_sync = (ha.state is State.ACTIVE and ha.granted) or ha.state is State.PASSIVE
         if in_sync and heard:
@@ -105,7 +105,7 @@ class Operator:
     def waits_for(self, broker: "Broker", now_ms: int) -> str:
         """Why a server does not serve, and the cure."""
         ha = broker.ha
-        heard = now_ms - ha.contact.heard_ms <= ha.timers.lost_ms
+        heard = ha.heard(now_ms)
         me, other = ha.identity.node_id, ha.identity.peer_id
         if ha.contact.foreign:
             return f"{ha.contact.foreign} speaks on the peer port of {me}; this is not its peer, check the configuration."
@@ -182,7 +182,7 @@ class Operator:
             "copied": 0.0,
             "version": "",
         }
-        if peer is None or now_ms - ha.contact.heard_ms > ha.timers.lost_ms:
+        if peer is None or not ha.heard(now_ms):
             return row
         behind = max(0, ha.position.txn - peer.position.txn) if broker.serving else 0
         row.update(

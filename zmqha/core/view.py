@@ -152,13 +152,17 @@ class View:
     def age(self, now_ms: int) -> int:
         return now_ms - self.contact.since_ms
 
+    def heard(self, now_ms: int) -> bool:
+        """Has anything come from the peer lately, so that what it said of itself may be told on."""
+        return now_ms - self.contact.heard_ms <= self.timers.lost_ms
+
     def silent(self, now_ms: int) -> bool:
         return now_ms - self.contact.heard_ms > self.timers.silent_ms
 
     def peer_leads(self, now_ms: int) -> bool:
         """T13: the peer serves (or, to an ACTIVE node, claims) under a higher epoch."""
         peer = self.contact.beat
-        if peer is None or now_ms - self.contact.heard_ms > self.timers.lost_ms:
+        if peer is None or not self.heard(now_ms):
             return False
         if peer.state in SERVING and peer.epoch > self.epoch:
             return True

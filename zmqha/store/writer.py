@@ -232,7 +232,7 @@ class StoreThread(threading.Thread):
         crash_point("after_claim")
         if opened:
             image = self._store.image()
-        self._report(Claimed(shipment.position, self._store.lineage, image, shipment))
+        self._report(Claimed(shipment.position, self._store.lineage, image))
 
     def _pair_up(self, action: PairUp) -> None:
         assert self._store is not None
