@@ -114,3 +114,34 @@ def test_page_numbers_join_to_runs() -> None:
 
 def _live(image: bytes, meta: Meta) -> list[int]:
     return [page for first, count in lmdb_page.live_runs(image, meta) for page in range(first, first + count)]
+
+
+def test_the_units_of_a_snapshot_lie_side_by_side_and_fill_its_pages(image: bytes) -> None:
+    """Whoever steps from unit to unit through the pages in use meets every one of them; a hole does not count, a byte does."""
+    view, meta = memoryview(bytearray(image)), lmdb_page.newest_meta(image)
+    seen, small = 0, 0
+    for first, count in lmdb_page.live_runs(image, meta):
+        page = first
+        while page < first + count:
+            pages, found = lmdb_page.unit_at(view, meta.psize, page)
+            lower, upper = struct.unpack_from("<HH", view, page * meta.psize + 12)
+            if pages == 1 and lower < upper:
+                small += 1
+                view[page * meta.psize + lower] ^= 1
+                assert lmdb_page.unit_at(view, meta.psize, page) == (1, found)
+            view[page * meta.psize + meta.psize * pages - 1] ^= 1
+            assert lmdb_page.unit_at(view, meta.psize, page) != (pages, found)
+            page += pages
+        assert page == first + count
+        seen += count
+    assert small >= 3 and seen == meta.last_pg - 1 - len(lmdb_page.free_ids(image, meta))
+
+
+def test_what_is_not_a_unit_is_refused(image: bytes) -> None:
+    view, meta = memoryview(bytearray(image)), lmdb_page.newest_meta(image)
+    page = meta.main_root
+    struct.pack_into("<Q", view, page * meta.psize, page + 1)
+    with pytest.raises(StoreDamaged, match=f"page {page} says"):
+        lmdb_page.unit_at(view, meta.psize, page)
+    with pytest.raises(StoreDamaged, match="behind the end"):
+        lmdb_page.unit_at(view, meta.psize, len(image) // meta.psize)

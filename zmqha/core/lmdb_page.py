@@ -29,6 +29,8 @@ from array import array
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+import xxhash
+
 from zmqha.core.shipment import META_BODY_BYTES, Pages
 from zmqha.errors import StoreDamaged
 
@@ -281,6 +283,31 @@ def _damaged(meta: Meta, error: Exception) -> StoreDamaged:
 
 
 # --- page contents ----------------------------------------------------------------------------------------------------------
+
+
+def unit_at(buf: memoryview, psize: int, page: int) -> tuple[int, int]:
+    """(pages, sum) of the unit in use that begins at ``page``: a branch or leaf page, or a whole overflow run.
+
+    The sum is xxh3_64, seeded with the page number, of what a shipment carries of it: [0, lower) + [upper, page size), or everything.
+    So two stores hold the same unit exactly where their sums are equal, whatever stands in the hole. Raises StoreDamaged if the page
+    is not what it says; only for pages that are known to be in use and to begin a unit.
+    """
+    at = page * psize
+    if at + psize > len(buf):
+        raise StoreDamaged(f"page {page} lies behind the end of the store file")
+    number, _, flags, lower, upper = _header(buf, at)
+    if number != page:
+        raise StoreDamaged(f"page {page} says it is page {number}")
+    if flags in (_LEAF, _BRANCH):
+        if not _HEADER_BYTES <= lower <= upper <= psize:
+            raise StoreDamaged(f"page {page} has the hole [{lower}, {upper})")
+        return 1, xxhash.xxh3_64_intdigest(bytes(buf[at : at + lower]) + bytes(buf[at + upper : at + psize]), page)
+    pages = lower | upper << 16 if flags == _OVERFLOW else 1
+    if flags not in (_OVERFLOW, _LEAF2):
+        raise StoreDamaged(f"page {page} has flags {flags:#x}")
+    if pages < 1 or at + pages * psize > len(buf):
+        raise StoreDamaged(f"the overflow run of {pages} pages at {page} is not whole")
+    return pages, xxhash.xxh3_64_intdigest(buf[at : at + pages * psize], page)
 
 
 def collect(buf: memoryview, psize: int, pages: Sequence[int]) -> Pages:
