@@ -3,11 +3,11 @@
 import pytest
 
 from tests.core.ha_rig import E2, at
-from zmqha.core.actions import ConnectBulk, Journal, SendBulk, TakeCopy
+from zmqha.core.actions import ConnectBulk, Journal, ReadTable, SendBulk, TakeCopy
 from zmqha.core.contact import Contact, Path
-from zmqha.core.events import Journalled
+from zmqha.core.events import Journalled, TablePart
 from zmqha.core.follower import HOME_MS, Follower
-from zmqha.core.peer_protocol import CopyBegin, CopyEnd, CopyPages, Follow, Piece, Session, Stored
+from zmqha.core.peer_protocol import CopyBegin, CopyEnd, CopyPages, CopyRound, Follow, Held, Piece, Session, Stored, Table, TableWanted
 from zmqha.core.position import NOWHERE
 from zmqha.core.timers import Timers
 from zmqha.errors import ProtocolError
@@ -17,7 +17,7 @@ MINE, THEIRS = Session(7, 1), Session(5, 1)
 
 def following() -> Follower:
     follower = Follower(Timers(), Contact("cf", "a", MINE, [Path(contact_ms=0), Path(contact_ms=0)]))
-    follower.start(MINE, THEIRS, 0)
+    follower.start(MINE, THEIRS, Held(at(E2, 5)), 0)
     return follower
 
 
@@ -123,3 +123,41 @@ def test_what_the_store_still_says_of_an_older_copy_is_not_told() -> None:
     follower.journalled(Journalled(NOWHERE, 0, False), 32)
     follower.journalled(Journalled(NOWHERE, 4096, False), 33)
     assert follower.copied_bytes == 4096
+
+
+def test_it_says_what_it_holds_and_after_a_round_that_it_holds_more() -> None:
+    follower = following()
+    assert [message.held for message in said(follower) if isinstance(message, Follow)] == [Held(at(E2, 5))]
+    follower.hear(CopyBegin(THEIRS, MINE, 4096, 2), (), 1)
+    follower.journalled(Journalled(NOWHERE, 0, False), 1)
+    follower.hear(CopyPages(THEIRS, MINE, ((2, 2),), 0), (bytes(8192),), 2)
+    follower.hear(CopyRound(THEIRS, MINE, at(E2, 8), b"meta", 8192), (), 3)
+    follower.journalled(Journalled(at(E2, 8), 8192, False, 1), 4)
+    stored = said(follower)[-1]
+    assert isinstance(stored, Stored)
+    assert (stored.position, stored.rounds) == (NOWHERE, 1)  # not a place in the stream
+    follower._connect(1, 5)
+    again = said(follower)[-1]
+    assert isinstance(again, Follow)
+    assert again.held == Held(at(E2, 8))
+
+
+def test_an_unfinished_new_file_is_offered_for_the_next_attempt() -> None:
+    follower = following()
+    follower.hear(CopyBegin(THEIRS, MINE, 4096, 2), (), 1)
+    follower.journalled(Journalled(NOWHERE, 0, False), 1)
+    follower.journalled(Journalled(NOWHERE, 4096, False), 2)
+    follower.take_actions()
+    follower._connect(1, 3)
+    again = said(follower)[-1]
+    assert isinstance(again, Follow)
+    assert again.held == Held(at(E2, 5), partial=True)
+
+
+def test_a_table_is_read_when_it_is_wanted_and_sent_in_pieces() -> None:
+    follower = following()
+    follower.take_actions()
+    follower.hear(TableWanted(THEIRS, MINE, False), (), 1)
+    assert follower.take_actions() == [ReadTable(False)]
+    follower.table_part(TablePart(0, b"\1" * 8, True))
+    assert follower.take_actions() == [SendBulk(None, Table(MINE, THEIRS, 0, True), (b"\1" * 8,))]

@@ -2,9 +2,22 @@
 
 from tests.core.ha_rig import E2, at
 from zmqha.core import limits
-from zmqha.core.actions import CopyOut, SendBulk, StopCopy
-from zmqha.core.events import CopyBegun, CopyDone, CopyPart
-from zmqha.core.peer_protocol import CopyBegin, CopyEnd, CopyPages, Follow, Piece, Session, Stored
+from zmqha.core.actions import CopyOut, SendBulk, StopCopy, TakeTable
+from zmqha.core.events import CopyBegun, CopyDone, CopyPart, RoundDone, TableNeeded
+from zmqha.core.peer_protocol import (
+    CopyBegin,
+    CopyEnd,
+    CopyPages,
+    CopyRound,
+    Follow,
+    Held,
+    Piece,
+    Session,
+    Stored,
+    Table,
+    TableWanted,
+    Way,
+)
 from zmqha.core.position import NOWHERE, Position
 from zmqha.core.shipment import Shipment
 from zmqha.core.source import Phase, Source
@@ -161,3 +174,34 @@ def test_when_the_follower_is_given_up_the_store_is_asked_for_no_more_of_its_cop
     source.stored(b"r1", stored(NOWHERE, 4 * limits.MIB), 10)
     source.reset()
     assert [type(action) for action in source.take_actions()] == [StopCopy]
+
+
+def test_what_the_follower_holds_goes_to_the_store_and_its_table_when_the_store_must_compare() -> None:
+    source = Source()
+    source.follow(b"r1", Follow(THEIRS, MINE, NOWHERE, 1, Held(at(E2, 5))), 0)
+    begin = source.take_actions()[0]
+    assert isinstance(begin, CopyOut)
+    assert begin.held == Held(at(E2, 5))
+    source.table_needed(TableNeeded(begin.copy, False))
+    assert sent(source) == [TableWanted(MINE, THEIRS, False)]
+    source.table(b"r1", Table(THEIRS, MINE, 0, True), b"12345678")
+    source.table(b"r2", Table(THEIRS, MINE, 0, True), b"of an older connection")
+    assert source.take_actions() == [TakeTable(begin.copy, 0, b"12345678", True)]
+    source.copy_begun(CopyBegun(begin.copy, 4096, 2, Way.DELTA))
+    assert sent(source) == [CopyBegin(MINE, THEIRS, 4096, 2, Way.DELTA)]
+
+
+def test_the_next_round_waits_until_the_follower_has_made_the_last_one_its_store() -> None:
+    source = Source()
+    source.follow(b"r1", follow(), 0)
+    source.copy_begun(CopyBegun(1, 4096, 2))
+    source.copy_part(CopyPart(1, ((2, 2),), bytes(8192), 0))
+    source.round_done(RoundDone(1, at(E2, 9), b"meta"))
+    assert [type(message) for message in sent(source)] == [CopyBegin, CopyPages, CopyRound]
+    source.stored(b"r1", stored(NOWHERE, 8192), 10)
+    assert not [action for action in source.take_actions() if isinstance(action, CopyOut) and action.next_round]
+    assert source.overdue_ms(99_999) == 0  # taking it may be long; a follower that hangs ends itself
+    source.stored(b"r1", Stored(THEIRS, MINE, NOWHERE, 8192, 1), 20)
+    source.stored(b"r1", Stored(THEIRS, MINE, NOWHERE, 8192, 1), 30)
+    assert len([action for action in source.take_actions() if isinstance(action, CopyOut) and action.next_round]) == 1
+    assert not source.in_sync

@@ -18,7 +18,7 @@ from zmqha.core import actions as act
 from zmqha.core import events as ev
 from zmqha.core.facts import NodeFacts
 from zmqha.core.limits import MIB
-from zmqha.core.peer_protocol import CopyBegin, CopyEnd, CopyPages
+from zmqha.core.peer_protocol import CopyBegin, CopyEnd, CopyPages, CopyRound, Held, Way
 from zmqha.core.position import NOWHERE, Mode, Position
 from zmqha.core.shipment import Shipment
 from zmqha.errors import NoSpace
@@ -35,7 +35,8 @@ class Disk:
         self.facts: NodeFacts | None = None
         self.position: Position | None = None  # of the store, as the kernel sees it; None: there is no store
         self.synced: Position | None = None  # what a power cut leaves
-        self.corrupt = False  # a copy was completed without all of its parts
+        self.corrupt = False  # a copy was completed without all of its parts, or on top of another store than its source meant
+        self.partial = False  # an unfinished copy lies there
         self.generation = 0  # +1 when the disk was replaced
 
     def write(self, position: Position, *, synced: bool) -> None:
@@ -52,19 +53,31 @@ class Disk:
     def replace(self) -> None:
         """A new, empty one."""
         self.facts = self.position = self.synced = None
-        self.corrupt = False
+        self.corrupt = self.partial = False
         self.generation += 1
 
 
 class _Copy:
-    """A running copy, at its source."""
+    """A running copy, at its source: rounds of parts, on top of the store with the chain digest ``base`` (b"": of nothing)."""
 
-    def __init__(self, request: act.CopyOut, serial: int, sizes: list[int]) -> None:
+    def __init__(self, request: act.CopyOut, serial: int, rounds: list[list[int]]) -> None:
         self.number = request.copy
         self.budget = request.budget
         self.serial = serial
-        self.sizes = sizes
-        self.sent = 0
+        self.rounds = rounds
+        self.sent = 0  # parts of this round
+        self.base = b""
+        self.position = NOWHERE  # pinned
+        self.waits = False  # for a table, or for the follower to have taken a round
+
+    @property
+    def ready(self) -> bool:
+        return self.budget > 0 and not self.waits
+
+    @property
+    def meta(self) -> bytes:
+        """What the follower must have for this to be a store: all parts of the round, and the right one below them."""
+        return f"{self.serial} {len(self.rounds[0])} {self.base.hex() or '-'}".encode()
 
 
 class StoreThread:
@@ -113,7 +126,7 @@ class StoreThread:
             if self._copy is not None and isinstance(self._inbox[0], act.Commit):
                 self._copy_step()
             self._run(self._steps(self._inbox.popleft()), 0)
-        elif self._copy is not None and self._copy.budget > 0:
+        elif self._copy is not None and self._copy.ready:
             self._busy = True
             self._run([(self.speed.page_ms(self._random), self._copy_step)], 0)
 
@@ -165,10 +178,14 @@ class StoreThread:
             case act.Follow(facts):
                 return [(sync, lambda: self._save(facts)), (quick, self._follow)]
             case act.TakeCopy():
-                slow = isinstance(action.message, CopyEnd)
+                slow = isinstance(action.message, CopyEnd | CopyRound)
                 return [(sync if slow else quick, lambda: self._take_copy(action))]
             case act.Fetch():
                 return [(quick, lambda: self._fetch(action))]
+            case act.ReadTable(partial):
+                return [(quick, lambda: self._read_table(partial))]
+            case act.TakeTable():
+                return [(0, lambda: self._take_table(action))]
             case act.CopyOut():
                 return [(quick, lambda: self._copy_out(action))]
             case act.StopCopy():
@@ -236,26 +253,62 @@ class StoreThread:
         if request.begin:
             self._stop_copy()
             StoreThread.serials += 1
-            sizes = [self._random.choice((4096, 65536, MIB)) for _ in range(self._random.choice((1, 2, 3, 12)))]
-            self._copy = _Copy(request, StoreThread.serials, sizes)
-            self._report(ev.CopyBegun(request.copy, 4096, sum(sizes) // 4096))
+            rounds = [
+                [self._random.choice((4096, 65536, MIB)) for _ in range(self._random.choice((1, 2, 3, 12)))]
+                for _ in range(self._random.choice((1, 1, 2, 3)))
+            ]
+            self._copy = _Copy(request, StoreThread.serials, rounds)
+            self._find_out(self._copy, request.held)
         elif self._copy is not None and self._copy.number == request.copy:
             self._copy.budget += request.budget
+            self._copy.waits = self._copy.waits and not request.next_round
+
+    def _find_out(self, copy: _Copy, held: Held) -> None:
+        """By the position where that is one of the own branch, else by a table; what is there is never taken for granted."""
+        assert self._disk.position is not None
+        known = held.position != NOWHERE and held.trusted and self._history.leads_to(held.position, self._disk.position)
+        if known and self._random.random() < 0.7:
+            copy.base = held.position.chain
+            self._begin_copy(copy, Way.DELTA)
+        elif held.position != NOWHERE or held.partial:
+            copy.waits = True
+            self._report(ev.TableNeeded(copy.number, held.position == NOWHERE))
+        else:
+            self._begin_copy(copy, Way.WHOLE)
+
+    def _begin_copy(self, copy: _Copy, way: Way) -> None:
+        assert self._disk.position is not None
+        copy.position = self._disk.position
+        self._report(ev.CopyBegun(copy.number, 4096, sum(copy.rounds[0]) // 4096, way))
+
+    def _take_table(self, action: act.TakeTable) -> None:
+        copy = self._copy
+        if copy is None or copy.number != action.copy:
+            return
+        copy.waits = False
+        copy.base = action.sums
+        self._begin_copy(copy, Way.DELTA if action.sums else Way.REST)
 
     def _copy_step(self) -> None:
         copy = self._copy
-        if copy is None or copy.budget <= 0:
+        if copy is None or not copy.ready:
             return
-        if copy.sent < len(copy.sizes):
-            payload = PAYLOAD[: copy.sizes[copy.sent]]
+        assert self._disk.position is not None
+        if copy.sent < len(copy.rounds[0]):
+            payload = PAYLOAD[: copy.rounds[0][copy.sent]]
             self._report(ev.CopyPart(copy.number, ((copy.serial, copy.sent),), payload, 0))
             copy.sent += 1
             copy.budget -= len(payload)
-            return
-        assert self._disk.position is not None
-        meta = f"{copy.serial} {len(copy.sizes)}".encode()
-        self._report(ev.CopyDone(copy.number, self._disk.position, meta))
-        self._stop_copy()
+        elif len(copy.rounds) > 1:
+            self._report(ev.RoundDone(copy.number, copy.position, copy.meta))
+            copy.waits = True
+            StoreThread.serials += 1
+            copy.serial, copy.sent, copy.base = StoreThread.serials, 0, copy.position.chain
+            copy.position = self._disk.position
+            del copy.rounds[0]
+        else:
+            self._report(ev.CopyDone(copy.number, self._disk.position, copy.meta))
+            self._stop_copy()
 
     def _stop_copy(self) -> None:
         self._copy = None
@@ -264,8 +317,13 @@ class StoreThread:
 
     def _follow(self) -> None:
         self._settle()
-        self._target = {"parts": None, "bytes": 0}
+        self._target = {"parts": None, "bytes": 0, "rounds": 0, "way": Way.WHOLE}
         self._report(ev.FactsSaved())
+
+    def _read_table(self, partial: bool) -> None:
+        """As a toy: the chain digest stands for what all pages hold."""
+        there = self._disk.position is not None and not partial
+        self._report(ev.TablePart(0, self._disk.position.chain if there and self._disk.position else b"", True))
 
     def _take_copy(self, action: act.TakeCopy) -> None:
         target, disk = self._target, self._disk
@@ -274,24 +332,35 @@ class StoreThread:
         match action.message:
             case CopyBegin():
                 self._settle()
-                target["parts"], target["bytes"] = set(), 0
+                target.update(parts=set(), bytes=0, rounds=0, way=action.message.way)
             case CopyPages(runs=runs):
                 if target["parts"] is None:
                     self._report(ev.ShipmentRefused("pages of a copy that has not begun"))
                     return
                 target["parts"].add(runs[0])
                 target["bytes"] += len(action.payload)
-            case CopyEnd(position=position, meta=meta):
+                disk.partial = disk.partial or target["way"] is not Way.DELTA
+            case CopyRound(position=position, meta=meta) | CopyEnd(position=position, meta=meta):
                 if target["parts"] is None:
                     self._report(ev.ShipmentRefused("the end of a copy that has not begun"))
                     return
-                serial, count = map(int, meta.split())
-                disk.corrupt = not target["parts"] >= {(serial, index) for index in range(count)}
-                target["parts"] = None
-                disk.write(position, synced=True)
-                self.following, self._taken = True, position
-        at = disk.position if self.following and disk.position is not None else NOWHERE
-        self._report(ev.Journalled(at, target["bytes"], self.following))
+                self._adopt(target, position, meta)
+                if isinstance(action.message, CopyEnd):
+                    target["parts"] = None
+                    self.following, self._taken = True, position
+        at = disk.position if (self.following or target["rounds"]) and disk.position is not None else NOWHERE
+        self._report(ev.Journalled(at, target["bytes"], self.following, target["rounds"]))
+
+    def _adopt(self, target: dict[str, Any], position: Position, meta: bytes) -> None:
+        """A round is whole: the store is what its source meant, if all parts came and what is below them is what it meant."""
+        disk = self._disk
+        serial, count, base = meta.decode().split()
+        below = "-" if target["way"] is not Way.DELTA or disk.position is None else disk.position.chain.hex()
+        complete = target["parts"] >= {(int(serial), index) for index in range(int(count))}
+        disk.corrupt = not complete or base != below or (disk.corrupt and target["way"] is Way.DELTA)
+        disk.partial = False
+        target.update(parts=set(), rounds=target["rounds"] + 1, way=Way.DELTA)
+        disk.write(position, synced=True)
 
     def _journal(self, chunks: list[Any]) -> None:
         if not self.following:
@@ -324,11 +393,11 @@ class StoreThread:
         if discard:
             disk.position = disk.synced = None
         if disk.position is None:
-            self._report(ev.Inspected(False, NOWHERE, (), 0, ""))
+            self._report(ev.Inspected(False, NOWHERE, (), 0, "", disk.partial))
             return
         txn = self._history.at(disk.position)
         assert txn is not ROOT
-        self._report(ev.Inspected(True, disk.position, txn.lineage, txn.peer_high, ""))
+        self._report(ev.Inspected(True, disk.position, txn.lineage, txn.peer_high, "", disk.partial))
 
 
 class Speed:

@@ -43,6 +43,14 @@ class History:
         """producer -> last sequence in a store that stands here."""
         return self._txns[position.chain].last if position is not None else {}
 
+    def leads_to(self, position: Position, end: Position) -> bool:
+        """Is the one an ancestor of the other, or the same."""
+        txn = self._txns.get(position.chain)
+        at = self.at(end)
+        while txn is not None and at.position.txn > position.txn:
+            at = self.at(at.base)
+        return at is txn
+
     def begin_epoch(self, base: Position, epoch: Epoch, mode: Mode, writer: str, reason: str) -> Txn:
         """A lineage record."""
         before = self.at(base)

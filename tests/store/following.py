@@ -20,7 +20,7 @@ def copied(source: SourceStore, directory: Path, segment_bytes: int) -> Replica:
     pages = source.reader.read_runs(runs, source.meta.psize)
     target.pages(runs, pages, xxhash.xxh3_64_intdigest(pages))
     assert target.copied_bytes == len(pages)
-    return target.end(source.position, source.meta.body, target.copied_bytes)
+    return target.adopt(source.position, source.meta.body, target.copied_bytes)
 
 
 def take(replica: Replica, ship: Shipment) -> None:

@@ -291,12 +291,12 @@ def test_a_store_that_cannot_be_opened_for_want_of_room_leaves_no_descriptor(
     assert reopened(tmp_path / "b", SEGMENT).position == source.position
 
 
-def test_an_unfinished_copy_is_deleted_once_the_store_is_known_to_be_another_file(replica: Replica, tmp_path: Path) -> None:
+def test_an_unfinished_copy_stays_beside_a_store_that_is_another_file(replica: Replica, tmp_path: Path) -> None:
     replica.close()
     copy = tmp_path / "b" / COPY_FILE
     copy.write_bytes(bytes(8192))
     reopened(tmp_path / "b", SEGMENT).close()
-    assert not copy.exists()
+    assert copy.read_bytes() == bytes(8192)
     copy.write_bytes(bytes(8192))
     (tmp_path / "b" / STORE_FILE).unlink()
     with pytest.raises(StoreDamaged):
@@ -304,14 +304,14 @@ def test_an_unfinished_copy_is_deleted_once_the_store_is_known_to_be_another_fil
     assert copy.exists()
 
 
-def test_an_abandoned_copy_is_deleted_but_not_one_that_may_be_the_store(
+def test_an_abandoned_copy_stays_for_the_next_attempt_and_so_does_one_that_may_be_the_store(
     source: SourceStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "b").mkdir()
     target = CopyTarget(tmp_path / "b", SEGMENT)
     target.begin(4096)
     target.abandon()
-    assert not (tmp_path / "b" / COPY_FILE).exists()
+    assert (tmp_path / "b" / COPY_FILE).exists() and Replica.open(tmp_path / "b", SEGMENT) is None
     target = CopyTarget(tmp_path / "b", SEGMENT)
     target.begin(source.meta.psize)
     runs = source.reader.live_runs(source.meta)
@@ -320,7 +320,7 @@ def test_an_abandoned_copy_is_deleted_but_not_one_that_may_be_the_store(
     with monkeypatch.context() as patch:
         patch.setattr(Path, "rename", _no_space)
         with pytest.raises(OSError, match="No space"):
-            target.end(source.position, source.meta.body, target.copied_bytes)
+            target.adopt(source.position, source.meta.body, target.copied_bytes)
     target.abandon()
     after = reopened(tmp_path / "b", SEGMENT)
     assert after.position == source.position and contents_of(tmp_path / "b" / STORE_FILE) == contents(source.env)
@@ -344,5 +344,5 @@ def test_a_copy_that_lacks_a_part_is_refused(tmp_path: Path) -> None:
     payload = bytes(4096)
     target.pages([(2, 1)], payload, xxhash.xxh3_64_intdigest(payload))
     with pytest.raises(ProtocolError, match="4096 of 8192 bytes"):
-        target.end(Position(Epoch(1, 1), 1, bytes(32)), bytes(120), 8192)
+        target.adopt(Position(Epoch(1, 1), 1, bytes(32)), bytes(120), 8192)
     target.abandon()

@@ -7,7 +7,7 @@ inside one action are part of its meaning and are written here, because safety r
 from typing import NamedTuple
 
 from zmqha.core.facts import NodeFacts
-from zmqha.core.peer_protocol import Bulk, Control
+from zmqha.core.peer_protocol import Bulk, Control, Held
 from zmqha.core.position import Epoch
 from zmqha.core.shipment import Chunk
 from zmqha.core.work import Work
@@ -100,10 +100,16 @@ class Follow(NamedTuple):
 
 
 class TakeCopy(NamedTuple):
-    """A CopyBegin, CopyPages or CopyEnd from the source with its bytes. Answer, in bursts: ``Journalled``."""
+    """A CopyBegin, CopyPages, CopyRound or CopyEnd from the source with its bytes. Answer, in bursts: ``Journalled``."""
 
     message: Bulk
     payload: bytes
+
+
+class ReadTable(NamedTuple):
+    """Follower: say what the own pages hold (``peer_protocol.TableWanted``). Answers, a piece at a time: ``TablePart``."""
+
+    partial: bool
 
 
 class Journal(NamedTuple):
@@ -132,12 +138,24 @@ class Fetch(NamedTuple):
 
 
 class CopyOut(NamedTuple):
-    """Source of a full copy: ``begin`` pins a snapshot, then send up to ``budget`` bytes more. Answers: ``CopyBegun``,
-    ``CopyPart``, at last ``CopyDone``, each with the number ``copy``."""
+    """Source of a copy: ``begin`` one for a follower that has ``held``; then send up to ``budget`` bytes more. Answers, each with the
+    number ``copy``: ``TableNeeded`` where what differs must be found out first; ``CopyBegun``; ``CopyPart``; ``RoundDone``, after which
+    the next round waits for another CopyOut with ``next_round``; at last ``CopyDone``."""
 
     copy: int
     begin: bool
     budget: int
+    held: Held = Held()
+    next_round: bool = False
+
+
+class TakeTable(NamedTuple):
+    """Source: a piece of the follower's table, in order."""
+
+    copy: int
+    first: int
+    sums: bytes
+    last: bool
 
 
 class StopCopy(NamedTuple):
@@ -165,6 +183,8 @@ PAIR_NUMBER = 0  # the commit number of a lineage record; Works count from 1
 
 Action = (
     SendControl | ResetPath | ConnectBulk | SendBulk | ProbeGateway | SendToClient | SaveFacts | Claim | PairUp | StandDown | Follow
-    | TakeCopy | Journal | Commit | Fetch | CopyOut | StopCopy | Note | Halt
+    | TakeCopy | ReadTable | Journal | Commit | Fetch | CopyOut | TakeTable | StopCopy | Note | Halt
 )  # fmt: skip
-StoreAction = SaveFacts | Claim | PairUp | StandDown | Follow | TakeCopy | Journal | Commit | Fetch | CopyOut | StopCopy
+StoreAction = (
+    SaveFacts | Claim | PairUp | StandDown | Follow | TakeCopy | ReadTable | Journal | Commit | Fetch | CopyOut | TakeTable | StopCopy
+)  # fmt: skip

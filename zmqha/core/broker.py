@@ -45,13 +45,16 @@ from zmqha.core.events import (
     JournalFull,
     Journalled,
     Probed,
+    RoundDone,
     ShipmentRefused,
     StoreBeat,
+    TableNeeded,
+    TablePart,
 )
 from zmqha.core.follower import Follower
 from zmqha.core.ha import HA
 from zmqha.core.operator import Operator
-from zmqha.core.peer_protocol import CopyBegin, Follow, State, Stored, Sub
+from zmqha.core.peer_protocol import CopyBegin, Follow, State, Stored, Sub, Table
 from zmqha.core.position import NO_EPOCH
 from zmqha.core.service import Service
 from zmqha.core.source import Source
@@ -139,10 +142,17 @@ class Broker:
                 self._attempt += 1
                 self._paused_until_ms = now_ms + FULL_PAUSE_MS
                 self.service.failed_full(number, error)
+            case TablePart():
+                if self.follower.following:
+                    self.follower.table_part(event)
+            case TableNeeded():
+                self.source.table_needed(event)
             case CopyBegun():
                 self.source.copy_begun(event)
             case CopyPart():
                 self.source.copy_part(event)
+            case RoundDone():
+                self.source.round_done(event)
             case CopyDone():
                 self.source.copy_done(event)
             case StoreBeat():
@@ -375,6 +385,10 @@ class Broker:
             self.source.stored(event.sender, message, now_ms)
             if self.source.acked == ha.position:
                 ha.grant(now_ms)
+        elif isinstance(message, Table):
+            if len(event.frames) != 1:
+                raise ProtocolError(f"a table with {len(event.frames)} byte frames")
+            self.source.table(event.sender, message, event.frames[0])
 
     def _journalled(self, event: Journalled, now_ms: int) -> None:
         if not self.follower.following or self.ha.step is Step.CLAIM:
@@ -411,7 +425,7 @@ class Broker:
             self._in_store = 0
         following = after in (State.PASSIVE_SYNC, State.PASSIVE)
         if following and not self.follower.following:
-            self.follower.start(self.ha.contact.session, self.ha.contact.peer_session, now_ms)
+            self.follower.start(self.ha.contact.session, self.ha.contact.peer_session, self.ha.held, now_ms)
         elif not following and self.follower.following:
             self.follower.stop()
 

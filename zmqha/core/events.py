@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from zmqha.core.peer_protocol import Bulk, Control
+from zmqha.core.peer_protocol import Bulk, Control, Way
 from zmqha.core.position import Lineage, Position
 from zmqha.core.shipment import Shipment
 from zmqha.core.work import StoreImage
@@ -57,13 +57,15 @@ class ClientGone(NamedTuple):
 
 
 class Inspected(NamedTuple):
-    """The store is closed; this is what is there. ``fault``: why it cannot be used ("" = complete or absent)."""
+    """The store is closed; this is what is there. ``fault``: why it cannot be used ("" = complete or absent); ``partial``: an
+    unfinished copy lies beside it."""
 
     present: bool
     position: Position
     lineage: Lineage
     peer_high: int
     fault: str
+    partial: bool = False
 
 
 class FactsSaved(NamedTuple):
@@ -94,11 +96,23 @@ class CommitRefused(NamedTuple):
 
 
 class Journalled(NamedTuple):
-    """Follower: durable up to ``position``; ``copied_bytes`` of the running copy are written, ``whole`` once it is complete."""
+    """Follower: durable up to ``position``; ``copied_bytes`` of the running copy are written, ``whole`` once it is complete.
+
+    ``rounds`` of it are done: until it is whole ``position`` is where the store stands after the last of them.
+    """
 
     position: Position
     copied_bytes: int
     whole: bool
+    rounds: int = 0
+
+
+class TablePart(NamedTuple):
+    """Follower: sums of the own pages from page ``first`` on (``peer_protocol.Table``)."""
+
+    first: int
+    sums: bytes
+    last: bool
 
 
 class ShipmentRefused(NamedTuple):
@@ -120,12 +134,20 @@ class Fetched(NamedTuple):
     batch: bytes
 
 
+class TableNeeded(NamedTuple):
+    """The source must know what the follower's pages hold before it can copy (``peer_protocol.TableWanted``)."""
+
+    copy: int
+    partial: bool
+
+
 class CopyBegun(NamedTuple):
-    """The source pinned a snapshot of this many live pages."""
+    """The source pinned a snapshot; this many pages of it are to be sent."""
 
     copy: int
     page_size: int
     pages: int
+    way: Way = Way.WHOLE
 
 
 class CopyPart(NamedTuple):
@@ -135,6 +157,14 @@ class CopyPart(NamedTuple):
     runs: tuple[tuple[int, int], ...]
     payload: bytes
     digest: int
+
+
+class RoundDone(NamedTuple):
+    """Everything up to ``position`` was handed out; the next round begins once the follower has made it its store."""
+
+    copy: int
+    position: Position
+    meta: bytes
 
 
 class CopyDone(NamedTuple):
@@ -157,5 +187,6 @@ class StoreBeat(NamedTuple):
 
 Event = (
     ControlIn | BulkIn | Probed | DeathNotice | ClientIn | ClientGone | Inspected | FactsSaved | Claimed | Committed | CommitRefused
-    | Journalled | ShipmentRefused | JournalFull | Fetched | CopyBegun | CopyPart | CopyDone | StoreBeat
+    | Journalled | TablePart | ShipmentRefused | JournalFull | Fetched | TableNeeded | CopyBegun | CopyPart | RoundDone | CopyDone
+    | StoreBeat
 )  # fmt: skip

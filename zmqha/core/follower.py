@@ -5,10 +5,25 @@ the next one. Bulk moves to the other path when contact on the present one is lo
 been well for a while.
 """
 
-from zmqha.core.actions import Action, ConnectBulk, Journal, SendBulk, TakeCopy
+from zmqha.core.actions import Action, ConnectBulk, Journal, ReadTable, SendBulk, TakeCopy
 from zmqha.core.contact import LONG_AGO, Contact
-from zmqha.core.events import Journalled
-from zmqha.core.peer_protocol import NO_SESSION, Bulk, CopyBegin, CopyEnd, CopyPages, Follow, Piece, Session, Stored
+from zmqha.core.events import Journalled, TablePart
+from zmqha.core.peer_protocol import (
+    NO_SESSION,
+    Bulk,
+    CopyBegin,
+    CopyEnd,
+    CopyPages,
+    CopyRound,
+    Follow,
+    Held,
+    Piece,
+    Session,
+    Stored,
+    Table,
+    TableWanted,
+    Way,
+)
 from zmqha.core.position import NOWHERE
 from zmqha.core.shipment import Chunk
 from zmqha.core.timers import FAST_BEAT_MS, Timers
@@ -35,6 +50,9 @@ class Follower:
         self.copied_bytes = 0
         self.whole = False
         self.total_bytes = 0  # of the copy, as the source announced it
+        self.way: Way | None = None  # likewise; None before it begins
+        self._held = Held()
+        self._rounds = 0
         self._taken_txn = 0
         self._begins = 0  # copies handed to the store whose beginning it has not reported yet
         self._told_ms = LONG_AGO
@@ -57,9 +75,10 @@ class Follower:
         taken, self._actions = self._actions, []
         return taken
 
-    def start(self, session: Session, source: Session, now_ms: int) -> None:
-        """Ask for a full copy."""
+    def start(self, session: Session, source: Session, held: Held, now_ms: int) -> None:
+        """Ask for what is missing to become a copy, given what this node holds."""
         self._clear()
+        self._held = held
         self._session, self._source = session, source
         self._connect(self._contact.best_path(now_ms, self._timers.lost_ms) or 0, now_ms)
 
@@ -77,12 +96,17 @@ class Follower:
         self._answered = True
         match message:
             case CopyBegin() if not frames:
-                self.copied_bytes, self.whole, self.position = 0, False, NOWHERE
+                self.copied_bytes, self.whole, self.position, self._rounds = 0, False, NOWHERE, 0
+                self.way = message.way
                 self._begins += 1
                 self.total_bytes = message.page_size * message.pages
                 self._actions.append(TakeCopy(message, b""))
             case CopyPages() if len(frames) == 1:
                 self._actions.append(TakeCopy(message, frames[0]))
+            case CopyRound() if not frames:
+                self._actions.append(TakeCopy(message, b""))
+            case TableWanted() if not frames:
+                self._actions.append(ReadTable(message.partial))
             case CopyEnd() if not frames:
                 self._taken_txn = message.position.txn
                 self._actions.append(TakeCopy(message, b""))
@@ -97,10 +121,19 @@ class Follower:
             self._begins -= 1
         if self._begins:
             return
-        self.copied_bytes = event.copied_bytes
+        self.copied_bytes, self._rounds = event.copied_bytes, event.rounds
         if event.whole:
             self.whole, self.position = True, event.position
+        elif event.rounds:
+            self._held = Held(event.position)
+        elif event.copied_bytes and self.way is not Way.DELTA:
+            self._held = Held(self._held.position, self._held.trusted, partial=True)
         self._tell(now_ms)
+
+    def table_part(self, event: TablePart) -> None:
+        """A piece of what the own pages hold."""
+        message = Table(self._session, self._source, event.first, event.last)
+        self._actions.append(SendBulk(None, message, (event.sums,)))
 
     def tick(self, now_ms: int) -> None:
         """Keep telling; change the path where contact asks for it."""
@@ -129,7 +162,7 @@ class Follower:
         self._path = path
         self._home_since_ms = None
         if not self.whole:
-            self.copied_bytes = 0
+            self.copied_bytes = self._rounds = 0
         self._attempt += 1
         self._answered = False
         self._actions.append(ConnectBulk(path))
@@ -140,7 +173,7 @@ class Follower:
         position = self.position if self.whole else NOWHERE
         message: Follow | Stored
         if self._answered:
-            message = Stored(self._session, self._source, position, self.copied_bytes)
+            message = Stored(self._session, self._source, position, self.copied_bytes, self._rounds)
         else:
-            message = Follow(self._session, self._source, position, self._attempt)
+            message = Follow(self._session, self._source, position, self._attempt, self._held)
         self._actions.append(SendBulk(None, message))

@@ -134,7 +134,7 @@ class HA(Acts):
         """The store is closed and known: the node may be compared with its peer."""
         assert self.step is Step.INSPECT, self.step
         self.position, self.lineage, self.peer_high = event.position, event.lineage, event.peer_high
-        self.store_present, self.store_fault = event.present, event.fault
+        self.store_present, self.store_fault, self.store_partial = event.present, event.fault, event.partial
         self.step = Step.NONE
         if self.facts.standing is Standing.NEW and event.present:
             self.doubt("there is a store, but no node.state that belongs to it", now_ms)

@@ -32,10 +32,14 @@ COMMIT_BYTES_MAX = 4 * MIB  # waiting work that one group commit takes
 WINDOW_SHIPMENTS = 4  # unacknowledged shipments
 WINDOW_BYTES = 8 * MIB  # unacknowledged shipment bytes
 PENDING_BYTES_MAX = 64 * MIB  # work accepted from clients and not yet committed; above it clients are not read
-COPY_WINDOW_BYTES = 8 * MIB  # full copy: sent and not yet acknowledged
+COPY_WINDOW_BYTES = 8 * MIB  # copy: sent and not yet acknowledged
 COPY_BACKLOG_SHIPMENTS = 2048  # shipments held for a follower that is still closing its copy, so the active need not wait
 COPY_BACKLOG_BYTES = 64 * MIB
 COPY_TAIL_BYTES = 8 * MIB  # what a copy round may leave for the last, held round
+TABLE_BYTES_MAX = 512 * KIB  # one piece of a table of pages: 256 MiB of store, and well inside a bulk frame
+TABLE_PAGES_MAX = (
+    1 << 23
+)  # pages of a store that is compared (32 GiB): the table is 64 MiB in memory; a larger one is copied whole
 LINEAGE_ENTRIES = 64  # kept epochs; older common points need a full copy anyway
 
 # --- sessions ---------------------------------------------------------------------------------------------------------------

@@ -3,12 +3,13 @@
 Two kinds of socket, so a large transaction never delays a heartbeat::
 
     control = *( Hello / Beat / Echo / Grant / Drop )          PAIR, one per path, both directions, one frame each
-    bulk    = follower: Follow *( Stored )                     DEALER -> the source's ROUTER
-              source:   CopyBegin *CopyPages CopyEnd *Piece    ROUTER -> DEALER; Piece = one chunk of a shipment
+    bulk    = follower: Follow *( Table / Stored )             DEALER -> the source's ROUTER
+              source:   [ TableWanted ] copy *Piece            ROUTER -> DEALER; Piece = one chunk of a shipment
+    copy    = CopyBegin *( *CopyPages CopyRound ) *CopyPages CopyEnd
 
-A message is one MessagePack frame (a tagged msgspec Struct, checked on decoding); CopyPages and Piece carry their bytes in further
-frames. Every message names the sender's session; bulk messages name both. Facts (state, epoch, position) travel in every Beat, so a
-lost one is repaired by the next; only Grant and Drop are one-shot, and both are obeyed only in fresh contact (F2).
+A message is one MessagePack frame (a tagged msgspec Struct, checked on decoding); Table, CopyPages and Piece carry their bytes in
+further frames. Every message names the sender's session; bulk messages name both. Facts (state, epoch, position) travel in every
+Beat, so a lost one is repaired by the next; only Grant and Drop are one-shot, and both are obeyed only in fresh contact (F2).
 
 Session = (incarnation, k): incarnation rises at each start (durable), k at each own freeze and each fall to WAITING (volatile).
 Times in ms of the *sender's* own clock; nobody but the sender interprets them (F1).
@@ -19,7 +20,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from zmqha.core.position import Epoch, Lineage, Position
+from zmqha.core.position import NOWHERE, Epoch, Lineage, Position
 from zmqha.errors import ProtocolError
 
 VERSION = 1
@@ -132,13 +133,22 @@ class Drop(msgspec.Struct, frozen=True, tag="drop"):
 Control = Hello | Beat | Echo | Grant | Drop
 
 
+class Held(msgspec.Struct, frozen=True):
+    """What a follower has on its disk that its new copy may build on."""
+
+    position: Position = NOWHERE  # of a complete store; NOWHERE: it has none that may be used
+    trusted: bool = True  # every byte is as the position says; False: compare
+    partial: bool = False  # an unfinished whole copy lies beside it
+
+
 class Follow(msgspec.Struct, frozen=True, tag="follow"):
     """Follower: feed me. Repeated until the source answers, since a socket that is not connected yet drops it."""
 
     session: Session
     to_session: Session
-    position: Position  # what the follower holds durably of this copy; NOWHERE asks for a full copy
+    position: Position  # what the follower holds durably of this stream; NOWHERE asks for a copy
     attempt: int  # rises with each new socket; the same one again is a repetition
+    held: Held = Held()
 
 
 class Stored(msgspec.Struct, frozen=True, tag="stored"):
@@ -148,19 +158,46 @@ class Stored(msgspec.Struct, frozen=True, tag="stored"):
     to_session: Session
     position: Position
     copied_bytes: int
+    rounds: int = 0  # of this copy, each now the follower's complete store
+
+
+class Way(StrEnum):
+    """How a copy comes about."""
+
+    WHOLE = "whole"  # every page in use, into a new file
+    REST = "rest"  # likewise, but the unfinished new file of before has some already
+    DELTA = "delta"  # what differs, on top of the follower's complete store
+
+
+class TableWanted(msgspec.Struct, frozen=True, tag="table_wanted"):
+    """Say what your pages hold. ``partial``: of the unfinished copy, page by page; else of the complete store, unit by unit."""
+
+    session: Session
+    to_session: Session
+    partial: bool
+
+
+class Table(msgspec.Struct, frozen=True, tag="table"):
+    """The follower's sums from page ``first`` on. Frame 2: u64 each, little-endian, 0 where no unit begins (or no page is)."""
+
+    session: Session
+    to_session: Session
+    first: int
+    last: bool  # the table ends here
 
 
 class CopyBegin(msgspec.Struct, frozen=True, tag="copy_begin"):
-    """A full copy starts; throw away an unfinished one."""
+    """A copy starts; one that was under way is over."""
 
     session: Session
     to_session: Session
     page_size: int
     pages: int  # to be sent in the first round, for progress
+    way: Way = Way.WHOLE
 
 
 class CopyPages(msgspec.Struct, frozen=True, tag="copy_pages"):
-    """Whole pages for the new file. Frame 2 holds their bytes."""
+    """Whole pages of the copy. Frame 2 holds their bytes."""
 
     session: Session
     to_session: Session
@@ -168,11 +205,21 @@ class CopyPages(msgspec.Struct, frozen=True, tag="copy_pages"):
     digest: int  # xxh3_64 of frame 2
 
 
-class CopyEnd(msgspec.Struct, frozen=True, tag="copy_end"):
-    """The copy is whole: write the meta pages, flush, take it as the store; shipments on top of ``position`` follow.
+class CopyRound(msgspec.Struct, frozen=True, tag="copy_round"):
+    """Everything up to ``position`` has been sent: take it as the store. What was written meanwhile comes in the next round.
 
     ``copied_bytes``: payload of all CopyPages since CopyBegin; a target that holds less has lost a frame on the way.
     """
+
+    session: Session
+    to_session: Session
+    position: Position
+    meta: bytes
+    copied_bytes: int
+
+
+class CopyEnd(msgspec.Struct, frozen=True, tag="copy_end"):
+    """As CopyRound, for the last time: shipments on top of ``position`` follow."""
 
     session: Session
     to_session: Session
@@ -191,7 +238,7 @@ class Piece(msgspec.Struct, frozen=True, tag="piece"):
     count: int
 
 
-Bulk = Follow | Stored | CopyBegin | CopyPages | CopyEnd | Piece
+Bulk = Follow | Stored | TableWanted | Table | CopyBegin | CopyPages | CopyRound | CopyEnd | Piece
 
 _control: msgspec.msgpack.Decoder[Control] = msgspec.msgpack.Decoder(Control)
 _bulk: msgspec.msgpack.Decoder[Bulk] = msgspec.msgpack.Decoder(Bulk)

@@ -1,10 +1,13 @@
-"""The active's side of replication: what the peer must still make durable, and how a returning peer gets a full copy.
+"""The active's side of replication: what the peer must still make durable, and how a returning peer gets what it lacks.
 
 ::
 
     NONE --Follow(NOWHERE)--> COPYING --CopyDone--> STREAMING         Follow(position) or a new routing id: send again from there
       ^                          |                      |
       +------- the follower falls to WAITING, is too slow, its session ends
+
+What has to be copied is found out by the store (``store.copy_source``), from what the follower says it holds. A copy goes in rounds:
+after each the follower has a complete store again, and only then the next one, shorter, begins; so commits never wait for a copy.
 
 The window is bounded (limits.WINDOW_*, and COPY_BACKLOG_* while a copy is being closed): above it no commit is started, so memory is
 bounded by the follower's pace or, after ``slow_ms``, by dropping the follower. Shipments stay here until acknowledged, because a socket
@@ -16,10 +19,24 @@ from enum import Enum, auto
 from typing import NamedTuple
 
 from zmqha.core import limits
-from zmqha.core.actions import Action, CopyOut, SendBulk, StopCopy
+from zmqha.core.actions import Action, CopyOut, SendBulk, StopCopy, TakeTable
 from zmqha.core.contact import LONG_AGO
-from zmqha.core.events import CopyBegun, CopyDone, CopyPart
-from zmqha.core.peer_protocol import NO_SESSION, CopyBegin, CopyEnd, CopyPages, Follow, Piece, Session, Stored
+from zmqha.core.events import CopyBegun, CopyDone, CopyPart, RoundDone, TableNeeded
+from zmqha.core.peer_protocol import (
+    NO_SESSION,
+    Bulk,
+    CopyBegin,
+    CopyEnd,
+    CopyPages,
+    CopyRound,
+    Follow,
+    Held,
+    Piece,
+    Session,
+    Stored,
+    Table,
+    TableWanted,
+)
 from zmqha.core.position import NOWHERE, Position
 from zmqha.core.shipment import Shipment, chunks
 from zmqha.core.timers import COPY_SLOW_MS
@@ -54,12 +71,15 @@ class Source:
         self.whole = False  # the follower has taken the whole copy
         self._session = self._follower_session = NO_SESSION  # own and the follower's, at Follow
         self._asked = (NO_SESSION, NO_SESSION, 0)  # the Follow that is being answered
+        self._held = Held()  # what it said then that it holds
         self._route: bytes | None = None
         self._window: deque[Outstanding] = deque()
         self._window_bytes = 0
         self._asked_bytes = self._sent_bytes = self._copied_bytes = self._total_bytes = 0
         self._copy_moved_ms = LONG_AGO
         self._copy_end = NOWHERE
+        self._rounds = 0  # handed out completely
+        self._between = False  # the next one waits until the follower has made the last one its store
 
     def reset(self) -> None:
         """No follower any more."""
@@ -83,21 +103,26 @@ class Source:
         if asked[:2] == self._asked[:2] and message.attempt < self._asked[2]:
             return  # sat in the kernel of a path that was cut
         if message.position == NOWHERE:
-            self._start_copy(sender, asked, now_ms)
+            self._start_copy(sender, asked, message.held, now_ms)
         elif self.phase is Phase.STREAMING and asked[:2] == (self._session, self._follower_session):
             self._asked, self._route = asked, sender
             self._acknowledge(message.position)
             self._send_again(now_ms)
 
-    def _start_copy(self, sender: bytes, asked: tuple[Session, Session, int], now_ms: int) -> None:
+    def _start_copy(self, sender: bytes, asked: tuple[Session, Session, int], held: Held, now_ms: int) -> None:
         self.reset()
-        self._asked, self._route = asked, sender
+        self._asked, self._route, self._held = asked, sender, held
         self._session, self._follower_session, _ = asked
         self.phase = Phase.COPYING
         self._copy_moved_ms = now_ms
         self._asked_bytes = limits.COPY_WINDOW_BYTES
         self._copy += 1
-        self._actions.append(CopyOut(self._copy, begin=True, budget=limits.COPY_WINDOW_BYTES))
+        self._actions.append(CopyOut(self._copy, begin=True, budget=limits.COPY_WINDOW_BYTES, held=held))
+
+    def table(self, sender: bytes, message: Table, sums: bytes) -> None:
+        """A piece of what the follower's pages hold."""
+        if (message.session, message.to_session) == (self._follower_session, self._session) and sender == self._route:
+            self._actions.append(TakeTable(self._copy, message.first, sums, message.last))
 
     def stored(self, sender: bytes, message: Stored, now_ms: int) -> None:
         """An acknowledgement, repeated every heartbeat, so that a reconnected socket is noticed by its new routing id."""
@@ -108,11 +133,15 @@ class Source:
         if self.phase is Phase.STREAMING:
             self._acknowledge(message.position)
         if moved and not self.whole:
-            self._start_copy(sender, self._asked, now_ms)  # the old connection took parts of the copy with it
+            # The old connection took parts of the copy with it. The follower may hold more by now than it said; never less.
+            self._start_copy(sender, self._asked, self._held, now_ms)
         elif self.phase is Phase.COPYING:
             if message.copied_bytes > self._copied_bytes:
                 self._copied_bytes = message.copied_bytes
                 self._copy_moved_ms = now_ms
+            if self._between and message.rounds == self._rounds:
+                self._between = False
+                self._actions.append(CopyOut(self._copy, begin=False, budget=0, next_round=True))
             self._ask_for_more()
         elif moved:
             self._send_again(now_ms)
@@ -127,17 +156,29 @@ class Source:
         self._window_bytes += shipment.size
         self._send(shipment)
 
+    def table_needed(self, event: TableNeeded) -> None:
+        """The store must compare."""
+        if self._current(event.copy):
+            self._bulk(TableWanted(self._session, self._follower_session, event.partial))
+
     def copy_begun(self, event: CopyBegun) -> None:
-        """The store pinned a snapshot."""
+        """The store pinned a snapshot and knows what is to be sent of it."""
         if self._current(event.copy):
             self._total_bytes = event.page_size * event.pages
-            self._bulk(CopyBegin(self._session, self._follower_session, event.page_size, event.pages))
+            self._bulk(CopyBegin(self._session, self._follower_session, event.page_size, event.pages, event.way))
 
     def copy_part(self, event: CopyPart) -> None:
         """Pages of the copy."""
         if self._current(event.copy):
             self._sent_bytes += len(event.payload)
             self._bulk(CopyPages(self._session, self._follower_session, event.runs, event.digest), event.payload)
+
+    def round_done(self, event: RoundDone) -> None:
+        """The follower must make this much its store before the next round."""
+        if self._current(event.copy):
+            self._rounds += 1
+            self._between = True
+            self._bulk(CopyRound(self._session, self._follower_session, event.position, event.meta, self._sent_bytes))
 
     def copy_done(self, event: CopyDone) -> None:
         """From here on every commit is shipped."""
@@ -226,6 +267,6 @@ class Source:
             self._asked_bytes += budget
             self._actions.append(CopyOut(self._copy, begin=False, budget=budget))
 
-    def _bulk(self, message: Piece | CopyBegin | CopyPages | CopyEnd, *frames: bytes) -> None:
+    def _bulk(self, message: Bulk, *frames: bytes) -> None:
         assert self._route is not None
         self._actions.append(SendBulk(self._route, message, frames))

@@ -15,6 +15,7 @@ from zmqha.core.peer_protocol import (
     NO_SESSION,
     VERSION,
     Beat,
+    Held,
     Session,
     Standing,
     State,
@@ -91,6 +92,7 @@ class View:
         self.diverged: Fork | None = None
         self.store_present = False
         self.store_fault = ""
+        self.store_partial = False  # an unfinished copy lies beside it
         self.leaving: Leaving | None = None
         self.contact = Contact(
             identity.cluster_id,
@@ -143,6 +145,12 @@ class View:
     def peer(self) -> Beat | None:
         """The peer's newest facts."""
         return self.contact.beat
+
+    @property
+    def held(self) -> Held:
+        """What a copy may build on."""
+        complete = self.store_present and not self.store_fault
+        return Held(self.position if complete else NOWHERE, partial=self.store_partial)
 
     # --- guards -------------------------------------------------------------------------------------------------------------
 

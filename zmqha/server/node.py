@@ -110,7 +110,7 @@ class Node:
         self._fault_line_ms = 0
         self._store_look_ms = 0
         self._space_seen: Space | None = None
-        self._store_seen = (0, clock_ms())  # (progress, when it last moved)
+        self._store_seen = (0, clock_ms())  # (what it has done, when that last moved)
 
     def run(self) -> int:
         """Until a Halt; the exit code."""
@@ -219,9 +219,9 @@ class Node:
 
     def _look_at_store(self, now_ms: int) -> None:
         progress, asked = self.store.progress, self.store.asked
-        busy = progress != asked
-        if not busy or progress != self._store_seen[0]:
-            self._store_seen = (progress, now_ms)
+        busy, moved = progress != asked, progress + self.store.moves
+        if not busy or moved != self._store_seen[0]:
+            self._store_seen = (moved, now_ms)
         elif now_ms - self._store_seen[1] > STORE_STUCK_MS:
             log.critical("store.stuck", extra={"fields": (("for_ms", now_ms - self._store_seen[1]),)})
             self._end_now(1)

@@ -23,6 +23,7 @@ from zmqha.core.shipment import Shipment
 from zmqha.core.work import CursorRow, DestinationRow, ProducerRow, Stored, StoreImage, Work
 from zmqha.errors import StoreDamaged, StoreFull
 from zmqha.store import records
+from zmqha.store.absence import Absence
 from zmqha.store.crash import crash_point
 from zmqha.store.node_state import sync_directory
 from zmqha.store.page_file import STORE_FILE, PageReader
@@ -48,6 +49,7 @@ class LmdbStore:
         self._length = 0  # of the file, as far as it was lengthened ahead
         self._lengthen()
         self.position = position or Position(Epoch(0, 0), 0, GENESIS)
+        self.absence = Absence(self.position)  # since the peer is known to hold everything; it may hold all that is here
         with self._env.begin() as txn:
             # A bystander holding the file open makes LMDB trust its lock file's stale transaction number, and overwrite live pages.
             if not (txn.id() == self._env.info()["last_txnid"] == self._meta.txnid == self.position.txn):
@@ -89,7 +91,7 @@ class LmdbStore:
             sync_directory(self._path.parent)
         self._log, self._state, self.lineage = log, state, lineage
         crash_point("after_lineage_commit")
-        return self._ship(epoch)
+        return self._ship(epoch, peer_high)
 
     def commit(self, work: Work, epoch: Epoch, peer_high: int) -> Shipment:
         """One Work, one transaction. Raises StoreFull, and then nothing of it is stored."""
@@ -102,7 +104,7 @@ class LmdbStore:
         for key in deleted:
             del self._idle[key]
         crash_point("after_commit")
-        return self._ship(epoch)
+        return self._ship(epoch, peer_high)
 
     def sync(self) -> None:
         """Make the newest meta page durable too."""
@@ -161,10 +163,11 @@ class LmdbStore:
     def _head(self, epoch: Epoch) -> bytes:
         return records.encode_row(records.Head(epoch, self.position.chain, self._peer_high))
 
-    def _ship(self, epoch: Epoch) -> Shipment:
+    def _ship(self, epoch: Epoch, peer_high: int) -> Shipment:
         new = self._reader.meta_at(self._meta.txnid + 1)
         shipment = self._reader.ship(epoch, self.position, self._meta, new)
         self._meta, self.position = new, shipment.position
+        self.absence.committed(shipment, peer_high)
         self._lengthen()
         return shipment
 

@@ -78,6 +78,20 @@ class PageReader:
             return None
         return self.ship(epoch, Position(epoch, old.txnid, base_chain), old, new).position
 
+    def unit_at(self, page: int, meta: Meta) -> tuple[int, int]:
+        """(pages, sum) of the unit of a snapshot that begins there (``lmdb_page.unit_at``)."""
+        return lmdb_page.unit_at(self._reaching(meta), meta.psize, page)
+
+    def page(self, page: int, meta: Meta) -> memoryview:
+        """One whole page, to be looked at at once."""
+        view = self._reaching(meta)
+        return view[page * meta.psize : (page + 1) * meta.psize]
+
+    def every_page(self, psize: int) -> Iterator[memoryview]:
+        """The whole file, page by page, whatever is in it."""
+        view = self._reaching(0)
+        return (view[at : at + psize] for at in range(0, len(view) // psize * psize, psize))
+
     def free_pages(self, meta: Meta) -> int:
         """How many pages of the file a snapshot does not use."""
         return lmdb_page.free_count(self._reaching(meta), meta)

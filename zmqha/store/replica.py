@@ -21,7 +21,7 @@ from zmqha.core.limits import KIB, MIB
 from zmqha.core.position import NOWHERE, Position
 from zmqha.core.shipment import Chunk, Shipment
 from zmqha.errors import ProtocolError, StoreDamaged
-from zmqha.store import journal_record
+from zmqha.store import delta, journal_record
 from zmqha.store.crash import crash_point
 from zmqha.store.journal import SEGMENT_BYTES, Journal, Recovered
 from zmqha.store.journal_record import Baseline
@@ -33,7 +33,7 @@ BACKLOG_BYTES_MAX = 32 * MIB  # durable but not applied: kept in memory
 
 
 class Replica:
-    """One directory's store as a follower sees it. Made by ``open`` or by ``CopyTarget.end``."""
+    """One directory's store as a follower sees it. Made by ``open``."""
 
     def __init__(self, directory: Path, journal: Journal, baseline: Baseline, ahead: bool = False) -> None:
         self._journal = journal
@@ -52,18 +52,18 @@ class Replica:
 
     @classmethod
     def open(cls, directory: Path, segment_bytes: int = SEGMENT_BYTES) -> "Replica | None":
-        """Recover: replay the journal, write both meta pages, flush. None if there is neither store nor journal.
+        """Recover: finish a delta, replay the journal, write both meta pages, flush. None if there is neither store nor journal.
 
-        An unfinished copy is deleted, once it is known that the store is another file. Raises StoreDamaged if store and journal
-        do not belong together or cannot be read: then only a copy helps.
+        An unfinished copy stays for the next attempt. Raises StoreDamaged if store and journal do not belong together or cannot be
+        read: then only a copy helps.
         """
+        delta.finish(directory, segment_bytes)
         journal = Journal(directory, segment_bytes)
         recovered = journal.recover()
         if recovered is not None and recovered.settled:
             _finish_copy(directory, recovered.base)
         if not (directory / STORE_FILE).exists():
             if recovered is None:
-                _delete_copy(directory)
                 return None
             raise StoreDamaged(f"there is a journal and no {STORE_FILE} in {directory}", cure="copy the store from the peer")
         newest = _newest_txn(directory, recovered)
@@ -76,7 +76,6 @@ class Replica:
             except BaseException:
                 replica.close()
                 raise
-        _delete_copy(directory)
         return replica
 
     def close(self) -> None:
@@ -327,8 +326,3 @@ def _finish_copy(directory: Path, baseline: Baseline) -> None:
     if newest.body == baseline.meta:
         copy.rename(directory / STORE_FILE)
         sync_directory(directory)
-
-
-def _delete_copy(directory: Path) -> None:
-    """A copy that is still there when the store is known to be sound without it was never finished."""
-    (directory / COPY_FILE).unlink(missing_ok=True)

@@ -10,7 +10,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import NamedTuple
@@ -25,11 +25,13 @@ from zmqha.core.actions import (
     Follow,
     Journal,
     PairUp,
+    ReadTable,
     SaveFacts,
     StandDown,
     StopCopy,
     StoreAction,
     TakeCopy,
+    TakeTable,
 )
 from zmqha.core.events import (
     Claimed,
@@ -43,19 +45,22 @@ from zmqha.core.events import (
     JournalFull,
     Journalled,
     ShipmentRefused,
+    TablePart,
 )
 from zmqha.core.facts import NodeFacts
-from zmqha.core.peer_protocol import CopyBegin, CopyEnd, CopyPages
+from zmqha.core.peer_protocol import CopyBegin, CopyEnd, CopyPages, CopyRound
 from zmqha.core.position import NOWHERE, Mode, Position
 from zmqha.errors import NoSpace, ProtocolError, StoreDamaged, StoreFull, ZmqhaError
 from zmqha.store import lmdb_store
 from zmqha.store.copy_source import CopySource
 from zmqha.store.copy_target import CopyTarget
 from zmqha.store.crash import crash_point
+from zmqha.store.delta import DELTA_FILE
 from zmqha.store.journal import SEGMENT_FILES
 from zmqha.store.lmdb_store import LmdbStore
 from zmqha.store.node_state import NodeState, set_aside
 from zmqha.store.page_file import LOCK_FILE, STORE_FILE, PageReader
+from zmqha.store.page_table import read_table
 from zmqha.store.replica import COPY_FILE, Replica
 
 log = logging.getLogger("zmqha.store")
@@ -84,6 +89,7 @@ class StoreThread(threading.Thread):
         super().__init__(name="zmqha-store", daemon=True)
         self.progress = 0  # actions done; read by the reactor
         self.asked = 0  # actions put; written by the reactor only
+        self.moves = 0  # rises while one long action goes on; read by the reactor
         self.space = Space(1.0, 1 << 62, 0)  # replaced every second; read by the reactor
         self._inbox: SimpleQueue[StoreAction | None] = SimpleQueue()
         self._report = report
@@ -94,6 +100,7 @@ class StoreThread(threading.Thread):
         self._store: LmdbStore | None = None
         self._replica: Replica | None = None
         self._target: CopyTarget | None = None
+        self._table: Iterator[TablePart | None] | None = None  # being read, for the source
         self._copy: CopySource | None = None
         self._position: Position | None = None  # of the store while it is closed
         self._refusals = 0
@@ -149,7 +156,7 @@ class StoreThread(threading.Thread):
 
     def _patience_s(self) -> float:
         """How long to wait for an action before doing what nobody waits for."""
-        if self._unflushed or (self._copy is not None and self._copy.budget > 0):
+        if self._unflushed or self._table is not None or (self._copy is not None and self._copy.ready):
             return 0
         if self._applying and self._replica is not None:
             return 0 if self._replica.waiting_bytes > APPLY_BYTES else QUIET_S
@@ -157,8 +164,10 @@ class StoreThread(threading.Thread):
 
     def _background(self) -> None:
         """A piece of what nobody waits for."""
-        if self._copy is not None and self._copy.budget > 0:
+        if self._copy is not None and self._copy.ready:
             self._copy_step()
+        elif self._table is not None:
+            self._table_step(self._table)
         elif self._applying and self._replica is not None:
             try:
                 self._applying = self._replica.apply(APPLY_BYTES)
@@ -177,8 +186,13 @@ class StoreThread(threading.Thread):
                 self._report(Fetched(token, self._store.fetch(value, position, length)))
             case TakeCopy():
                 self._take_copy(action)
+            case ReadTable(partial):
+                self._table = read_table(self._directory, partial=partial)
             case CopyOut():
                 self._copy_out(action)
+            case TakeTable(copy):
+                if self._copy is not None and self._copy.copy == copy:
+                    self._copy.take_table(action)
             case StopCopy():
                 self._stop_copy()
             case SaveFacts(facts):
@@ -223,6 +237,7 @@ class StoreThread(threading.Thread):
         self._save(action.facts)
         crash_point("after_claim_state")
         self._target = None
+        (self._directory / COPY_FILE).unlink(missing_ok=True)  # an unfinished copy is of no more use
         opened = self._store is None
         if self._store is None:
             self._store = LmdbStore(self._directory, self._position)
@@ -249,13 +264,14 @@ class StoreThread(threading.Thread):
         if request.begin:
             self._stop_copy()
             self._copy = CopySource(self._store, request)
-            self._report(self._copy.begun())
         elif self._copy is not None and self._copy.copy == request.copy:
             self._copy.budget += request.budget
+            if request.next_round:
+                self._copy.next_round()
 
     def _copy_step(self) -> None:
         assert self._copy is not None
-        if self._copy.budget <= 0:
+        if not self._copy.ready:
             return
         for event in self._copy.step():
             self._report(event)
@@ -275,31 +291,46 @@ class StoreThread(threading.Thread):
         self._save(facts)
         crash_point("after_follow_state")
         self._close_replica()
-        self._target = CopyTarget(self._directory, self._segment_bytes)
+        self._target = CopyTarget(self._directory, self._segment_bytes, self._live)
         self._report(FactsSaved())
 
+    def _table_step(self, table: Iterator[TablePart | None]) -> None:
+        part = next(table)
+        if part is not None:
+            self._report(part)
+            if part.last:
+                self._table = None
+
+    def _live(self) -> None:
+        """Something long goes on: the reactor must not take this thread for stuck."""
+        self.moves += 1
+
     def _take_copy(self, action: TakeCopy) -> None:
-        if self._target is None:
+        target = self._target
+        if target is None:
             return
         message = action.message
         try:
             match message:
                 case CopyBegin():
+                    self._table = None
                     self._close_replica()
-                    self._target.begin(message.page_size)
+                    target.begin(message.page_size, message.way)
                 case CopyPages():
                     crash_point("copy_target_pages")
-                    self._target.pages(message.runs, action.payload, message.digest)
+                    target.pages(message.runs, action.payload, message.digest)
+                case CopyRound():
+                    target.adopt(message.position, message.meta, message.copied_bytes).close()
+                    target.go_on()
                 case CopyEnd():
-                    self._replica = self._target.end(message.position, message.meta, message.copied_bytes)
+                    self._replica = target.adopt(message.position, message.meta, message.copied_bytes)
         except ProtocolError as error:
             self._report(ShipmentRefused(error.what))
             return
         except StoreFull as error:
             self._say_full(error)
             return
-        whole = self._replica is not None
-        self._report(Journalled(self._replica.position if self._replica else NOWHERE, self._target.copied_bytes, whole))
+        self._report(Journalled(target.position, target.copied_bytes, self._replica is not None, target.rounds))
 
     def _journal(self, action: Journal) -> None:
         if self._replica is None:
@@ -326,13 +357,14 @@ class StoreThread(threading.Thread):
             self._say_full(error)
             return
         self._applying = True
-        self._report(Journalled(position, self._target.copied_bytes, True))
+        self._report(Journalled(position, self._target.copied_bytes, True, self._target.rounds))
 
     # --- neither ------------------------------------------------------------------------------------------------------------
 
     def _stand_down(self, discard: bool) -> None:
         """Close everything and say what is there."""
         self._stop_copy()
+        self._table = None
         if self._store is not None:
             self._store.close()
             self._store = None
@@ -362,8 +394,9 @@ class StoreThread(threading.Thread):
     def _inspect(self) -> Inspected:
         replica = Replica.open(self._directory, self._segment_bytes)
         self._position = None
+        partial = (self._directory / COPY_FILE).exists()
         if replica is None:
-            return Inspected(False, NOWHERE, (), 0, "")
+            return Inspected(False, NOWHERE, (), 0, "", partial)
         position, ahead = replica.position, replica.ahead
         replica.close()
         head, lineage = lmdb_store.inspect(self._directory)
@@ -379,12 +412,12 @@ class StoreThread(threading.Thread):
                 )
             position = found
         self._position = position
-        return Inspected(True, position, lineage, head.peer_high, "")
+        return Inspected(True, position, lineage, head.peer_high, "", partial)
 
     def _set_store_aside(self) -> str:
         kept = [
             str(set_aside(path))
-            for name in (STORE_FILE, COPY_FILE, *SEGMENT_FILES)  # a copy that was not abandoned may be the store: see CopyTarget
+            for name in (STORE_FILE, COPY_FILE, DELTA_FILE, *SEGMENT_FILES)  # a copy or a delta may be the store: see CopyTarget
             if (path := self._directory / name).exists()
         ]
         (self._directory / LOCK_FILE).unlink(missing_ok=True)
