@@ -7,7 +7,19 @@ from zmqha.core.actions import ConnectBulk, Journal, ReadTable, SendBulk, TakeCo
 from zmqha.core.contact import Contact, Path
 from zmqha.core.events import Journalled, TablePart
 from zmqha.core.follower import HOME_MS, Follower
-from zmqha.core.peer_protocol import CopyBegin, CopyEnd, CopyPages, CopyRound, Follow, Held, Piece, Session, Stored, Table, TableWanted
+from zmqha.core.peer_protocol import (
+    CopyBegin,
+    CopyEnd,
+    CopyPages,
+    CopyRound,
+    Follow,
+    Held,
+    Piece,
+    Session,
+    Stored,
+    Table,
+    TableWanted,
+)
 from zmqha.core.position import NOWHERE
 from zmqha.core.timers import Timers
 from zmqha.errors import ProtocolError

@@ -33,11 +33,17 @@ class Name(NamedTuple):
     old: str | None  # renamed from
 
 
+class Gone(NamedTuple):
+    """A name was deleted."""
+
+    name: str
+
+
 class Acknowledged(NamedTuple):
     txn: int
 
 
-Event = Write | Flush | Name | Acknowledged
+Event = Write | Flush | Name | Gone | Acknowledged
 
 
 class DiskRecorder:
@@ -46,20 +52,22 @@ class DiskRecorder:
     def __init__(self, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self._directory = directory
         self.events: list[Event] = []
+        self._made: dict[int, int] = {}  # inode -> how often a file was created under it: inodes are used again
+        self._before = {path.name: (path.stat().st_ino, path.read_bytes()) for path in directory.iterdir() if path.is_file()}
         self._lock = threading.Lock()
-        wrapped = ("pwritev", "fdatasync", "fsync", "open", "rename")
+        wrapped = ("pwritev", "fdatasync", "fsync", "open", "rename", "unlink")
         real: dict[str, Callable[..., Any]] = {name: getattr(os, name) for name in wrapped}
 
         def pwritev(fd: int, buffers: Sequence[memoryview], offset: int) -> int:
             written: int = real["pwritev"](fd, buffers, offset)
-            self._add(Write(os.fstat(fd).st_ino, offset, b"".join(map(bytes, buffers))[:written]))
+            self._add(Write(self._file(fd), offset, b"".join(map(bytes, buffers))[:written]))
             return written
 
         def flush(kind: str) -> Callable[[int], None]:
             def call(fd: int) -> None:
                 since = len(self.events)
                 real[kind](fd)
-                self._add(Flush(os.fstat(fd).st_ino, since))
+                self._add(Flush(self._file(fd), since))
 
             return call
 
@@ -67,19 +75,32 @@ class DiskRecorder:
             new = flags & os.O_CREAT and not os.path.exists(path)
             fd: int = real["open"](path, flags, mode)
             if new:
-                self._add(Name(os.path.basename(path), os.fstat(fd).st_ino, None))
+                inode = os.fstat(fd).st_ino
+                self._made[inode] = self._made.get(inode, 0) + 1
+                self._add(Name(os.path.basename(path), self._file(fd), None))
             return fd
 
         def rename(old: Any, new: Any) -> None:
             real["rename"](old, new)
-            self._add(Name(os.path.basename(new), os.stat(new).st_ino, os.path.basename(old)))
+            inode = os.stat(new).st_ino
+            self._add(Name(os.path.basename(new), inode + (self._made.get(inode, 0) << 48), os.path.basename(old)))
 
+        def unlink(path: Any) -> None:
+            real["unlink"](path)
+            self._add(Gone(os.path.basename(path)))
+
+        monkeypatch.setattr(os, "unlink", unlink)
         for name, function in (("pwritev", pwritev), ("fdatasync", flush("fdatasync")), ("fsync", flush("fsync"))):
             monkeypatch.setattr(os, name, function)
         monkeypatch.setattr(os, "open", opened)
         monkeypatch.setattr(os, "rename", rename)
         monkeypatch.setattr(Path, "rename", lambda old, new: rename(old, new))
         self._root = directory.stat().st_ino
+
+    def _file(self, fd: int) -> int:
+        """Which file that is, over the whole recording."""
+        inode = os.fstat(fd).st_ino
+        return inode + (self._made.get(inode, 0) << 48)
 
     def acknowledge(self, txn: int) -> None:
         self._add(Acknowledged(txn))
@@ -102,8 +123,8 @@ class DiskRecorder:
             if isinstance(event, Flush):
                 durable[event.file] = max(durable.get(event.file, 0), event.since)
         share = rng.choice((0.0, 0.1, 0.5, 0.9, 1.0))  # of the unflushed sectors that made it
-        files: dict[int, bytearray] = {}
-        names: dict[str, int] = {}
+        files = {inode: bytearray(content) for inode, content in self._before.values()}
+        names = {name: inode for name, (inode, _) in self._before.items()}
         acknowledged = 0
         for number, event in enumerate(self.events[:cut]):
             match event:
@@ -115,6 +136,9 @@ class DiskRecorder:
                         names[name] = file
                         if old is not None:
                             names.pop(old, None)
+                case Gone(name):
+                    if number < durable.get(self._root, 0) or rng.random() < share:
+                        names.pop(name, None)
                 case Acknowledged(txn):
                     acknowledged = txn
         for name, file in names.items():

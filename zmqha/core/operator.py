@@ -77,6 +77,7 @@ class Operator:
                 "peer": peer.gateway if peer is not None and heard else None,
             },
             "counts": broker.service.counts() if broker.serving else None,
+            "copy": broker.source.progress() if broker.serving else None,
             "equal": (peer.position == ha.position) if peer is not None and heard else None,
             "sentence": self.sentence(broker, now_ms),
             "needs_operator": bool(ha.diverged or ha.contact.foreign or (heard and ha.mismatch())),

@@ -19,7 +19,7 @@ from enum import Enum, auto
 from typing import NamedTuple
 
 from zmqha.core import limits
-from zmqha.core.actions import Action, CopyOut, SendBulk, StopCopy, TakeTable
+from zmqha.core.actions import Action, CopyOut, Note, SendBulk, StopCopy, TakeTable
 from zmqha.core.contact import LONG_AGO
 from zmqha.core.events import CopyBegun, CopyDone, CopyPart, RoundDone, TableNeeded
 from zmqha.core.peer_protocol import (
@@ -36,6 +36,7 @@ from zmqha.core.peer_protocol import (
     Stored,
     Table,
     TableWanted,
+    Way,
 )
 from zmqha.core.position import NOWHERE, Position
 from zmqha.core.shipment import Shipment, chunks
@@ -78,6 +79,7 @@ class Source:
         self._asked_bytes = self._sent_bytes = self._copied_bytes = self._total_bytes = 0
         self._copy_moved_ms = LONG_AGO
         self._copy_end = NOWHERE
+        self.way: Way | None = None  # of the copy; None before it begins
         self._rounds = 0  # handed out completely
         self._between = False  # the next one waits until the follower has made the last one its store
 
@@ -164,7 +166,8 @@ class Source:
     def copy_begun(self, event: CopyBegun) -> None:
         """The store pinned a snapshot and knows what is to be sent of it."""
         if self._current(event.copy):
-            self._total_bytes = event.page_size * event.pages
+            self._total_bytes, self.way = event.page_size * event.pages, event.way
+            self._actions.append(Note("copy.begin", (("way", event.way), ("bytes", self._total_bytes))))
             self._bulk(CopyBegin(self._session, self._follower_session, event.page_size, event.pages, event.way))
 
     def copy_part(self, event: CopyPart) -> None:
@@ -183,6 +186,8 @@ class Source:
     def copy_done(self, event: CopyDone) -> None:
         """From here on every commit is shipped."""
         if self._current(event.copy):
+            fields = (("way", self.way), ("bytes", self._sent_bytes), ("rounds", self._rounds), ("position", str(event.position)))
+            self._actions.append(Note("copy.done", fields))
             self.phase = Phase.STREAMING
             self.acked = NOWHERE
             self._copy_end = event.position
@@ -213,6 +218,17 @@ class Source:
         if self.phase is Phase.STREAMING:
             return 1.0
         return min(0.99, self._copied_bytes / self._total_bytes) if self._total_bytes else 0.0
+
+    def progress(self) -> dict[str, object] | None:
+        """The running copy, for people: how, and how far; None without one."""
+        if self.phase is not Phase.COPYING:
+            return None
+        return {
+            "way": self.way.value if self.way else "comparing",
+            "bytes": self._copied_bytes,
+            "first_round_bytes": self._total_bytes,
+            "rounds": self._rounds,
+        }
 
     def too_slow(self, now_ms: int, slow_ms: int) -> bool:
         """Is the follower to be dropped (T_SLOW)."""

@@ -81,7 +81,7 @@ class DeltaFile:
 
 
 def finish(directory: Path, segment_bytes: int, alive: Callable[[], None] = lambda: None) -> Baseline | None:
-    """Make a whole delta that lies there part of the store; where it leads, None if there is none (an unfinished one is deleted).
+    """Lay a whole delta that lies there over the store; where it leads, None if there is none (an unfinished one is deleted).
 
     ``alive`` is called between two writes. Raises StoreDamaged if it was whole once and cannot be read any more.
     """
@@ -89,31 +89,22 @@ def finish(directory: Path, segment_bytes: int, alive: Callable[[], None] = lamb
     if not path.exists():
         return None
     baseline = _sealed(path)
-    if baseline is None:
+    if baseline is None or not (directory / STORE_FILE).exists():
         path.unlink()
         return None
+    _apply(path, directory / STORE_FILE, baseline, alive)
     journal = Journal(directory, segment_bytes)
-    if not _is_known(directory, segment_bytes, baseline):
-        _apply(path, directory / STORE_FILE, baseline, alive)
-        journal.start_over()
-        crash_point("before_delta_reset")
-        try:
-            journal.reset(baseline)
-        finally:
-            journal.close()
+    journal.start_over()
+    crash_point("before_delta_reset")
+    try:
+        journal.reset(baseline)
+    finally:
+        journal.close()
     crash_point("before_delta_unlink")
     path.unlink()
-    sync_directory(directory)  # it must not come back when the store has moved on
+    # Nothing else is written to the store before this is durable: as long as a delta lies there, it may be laid over it again.
+    sync_directory(directory)
     return baseline
-
-
-def _is_known(directory: Path, segment_bytes: int, baseline: Baseline) -> bool:
-    """Does the journal begin there already: then the store does too."""
-    try:
-        recovered = Journal(directory, segment_bytes).recover()
-    except StoreDamaged:
-        return False  # of the store before; it is replaced
-    return recovered is not None and recovered.settled and recovered.base == baseline
 
 
 def _apply(path: Path, store: Path, baseline: Baseline, alive: Callable[[], None]) -> None:
