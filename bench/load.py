@@ -6,6 +6,7 @@ several begin together. What it returns says when it began and ended, so the par
 
 import contextlib
 import multiprocessing
+import os
 import struct
 import threading
 import time
@@ -104,6 +105,7 @@ class Paced:
     count: int
     start: float
     first: int = 0  # number of the first message
+    until: str = ""  # a file: once it is there, that was enough
 
     def run(self, client: zmqha.Client) -> Done:
         fill = bytes(max(0, self.size - STAMP.size))
@@ -114,6 +116,8 @@ class Paced:
         begun, cpu = _wait_until(self.start), time.process_time()
         collector.start()
         for number in range(self.count):
+            if self.until and number % 100 == 0 and os.path.exists(self.until):
+                break
             pause = begun + number / self.rate - time.monotonic()
             if pause > 0:
                 time.sleep(pause)

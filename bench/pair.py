@@ -69,6 +69,7 @@ class Pair:
             single_machine=True, curve=curve,
         )  # fmt: skip
         config = provision.write(plan)
+        self._data = config.parent / plan.data_dir
         package = str(Path(zmqha.__file__).parents[1])
         paths = os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH", ""))))
         environment = {**os.environ, "PYTHONPATH": paths, "ZMQHA_LOG__FORMAT": "json"}
@@ -78,6 +79,10 @@ class Pair:
 
     def __getitem__(self, name: str) -> Server:
         return self.servers[name]
+
+    def data(self, name: str) -> Path:
+        """A server's data directory."""
+        return self._data / name
 
     def connect(self, **options: Any) -> zmqha.Client:
         return zmqha.connect(self.url, **options)

@@ -15,6 +15,7 @@ CASES = {
     "end_to_end": {"msg/s", "p50_us", "max_us"},
     "commit": {"commit_us", "ship_us", "flush_us"},
     "failover": {"gap_ms", "claim_ms", "rejoin_ms"},
+    "rejoin": {"rejoin_ms", "sent_MB", "p99_ratio"},
 }
 
 
