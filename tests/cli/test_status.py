@@ -137,3 +137,22 @@ def test_no_active_server_is_unavailable(run: Run, pair: Pair, monkeypatch: pyte
     outcome = run("history")
 
     assert outcome.code == 69 and "no active server" in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("copy", "line"),
+    [
+        ({"way": "comparing", "bytes": 0, "first_round_bytes": 0, "rounds": 0}, "comparing what both hold."),
+        (
+            {"way": "delta", "bytes": 4_000_000, "first_round_bytes": 9_000_000, "rounds": 0},
+            "by what it lacks, 4.0 of about 9.0 MB sent.",
+        ),
+        (
+            {"way": "whole", "bytes": 9_500_000, "first_round_bytes": 9_000_000, "rounds": 1},
+            "by a full copy, 9.5 of about 9.5 MB sent, 1 rounds done.",
+        ),
+    ],
+)
+def test_a_copy_says_how_and_how_far(run: Run, pair: Pair, copy: dict[str, Any], line: str) -> None:
+    pair.status[A]["copy"] = copy
+    assert f"The peer is brought up: {line}\n" in run("status").out

@@ -20,6 +20,12 @@ COLUMNS = (
 )  # fmt: skip
 UNREACHABLE = "unreachable"
 SERVING = ("ACTIVE", "STANDALONE")
+WAYS = {  # peer_protocol.Way, in words
+    "comparing": "comparing what both hold",
+    "delta": "by what it lacks",
+    "rest": "by the rest of a full copy",
+    "whole": "by a full copy",
+}
 
 
 @command(
@@ -93,6 +99,8 @@ def show(invocation: Invocation, view: dict[str, Any]) -> None:
         return
     sentences = [_gateway(view.get("gateway")), view["sentence"]]
     click.echo(" ".join(sentence for sentence in sentences if sentence))
+    if view.get("copy"):
+        click.echo(_copy(view["copy"]))
     for note in view["notes"]:
         click.echo(note)
     if view.get("single_machine"):
@@ -136,6 +144,16 @@ def _cells(row: dict[str, Any], rows: list[dict[str, Any]]) -> tuple[object, ...
         None if row["state"] in SERVING else milliseconds(row.get("lag_ms")),
         None if free is None else f"{free:.0%}",
     )  # fmt: skip
+
+
+def _copy(copy: dict[str, Any]) -> str:
+    """How the peer is being brought up, and how far that is."""
+    way = WAYS.get(copy["way"], copy["way"])
+    sent, total = copy["bytes"] / 1e6, copy["first_round_bytes"] / 1e6
+    if not total:
+        return f"The peer is brought up: {way}."
+    done = f", {copy['rounds']} rounds done" if copy["rounds"] else ""
+    return f"The peer is brought up: {way}, {sent:.1f} of about {max(sent, total):.1f} MB sent{done}."
 
 
 def _gateway(gateway: dict[str, Any] | None) -> str:
