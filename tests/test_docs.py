@@ -152,6 +152,8 @@ def events() -> Iterator[str]:
     for room in ("core", "server", "store", "transport"):
         for path in (PACKAGE / room).rglob("*.py"):
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.Call) and ast.unparse(node.func) == "Note" and isinstance(node.args[0], ast.Constant):
+                    yield str(node.args[0].value)
                 if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.args):
                     continue
                 first, owner = node.args[0], ast.unparse(node.func.value)
