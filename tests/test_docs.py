@@ -9,11 +9,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from tests.core import truth_table
 from zmqha import errors
 from zmqha.cli import failure
 from zmqha.core import client_protocol as wire
 from zmqha.core import limits, message, queue_admin
-from zmqha.core.ha import TABLE
 from zmqha.core.peer_protocol import State
 from zmqha.core.timers import FLAP_MS_MAX, Timers
 from zmqha.server import settings
@@ -128,14 +128,6 @@ def test_the_relations_of_the_timers_are_those_that_are_checked() -> None:
 
     assert listed == checked
     assert FLAP_MS_MAX == 60_000, "operations.md says: up to a minute"
-
-
-def test_the_transitions_are_those_of_the_table() -> None:
-    listed = [(name, states, reason) for name, states, _, _, reason in rows(section(OPERATIONS, "Transitions"))]
-    expected = [(row.name, ", ".join(state.value for state in row.states), row.reason) for row in TABLE]
-    wanted = "\n".join(f"| {name} | {states} | when | to | {reason} |" for name, states, reason in expected)
-
-    assert listed == expected, f"rows expected in docs/operations.md, with when and to filled in:\n{wanted}"
 
 
 def test_every_state_is_explained() -> None:
@@ -288,6 +280,15 @@ def test_every_rule_that_the_sources_cite_is_listed() -> None:
     sources = "\n".join(path.read_text(encoding="utf-8") for path in (*PACKAGE.rglob("*.py"), DOCS / "operations.md"))
 
     assert set(re.findall(r"\b[OF][1-9]\b", sources)) <= listed
+
+
+@pytest.mark.parametrize("name", truth_table.TABLES)
+def test_the_tables_made_from_the_code_are_as_the_code_is_now(name: str) -> None:
+    text = truth_table.PAGE.read_text(encoding="utf-8")
+
+    (written,) = truth_table.markers(name).findall(text)
+
+    assert written == truth_table.TABLES[name](), "write them anew: python -m tests.core.truth_table"
 
 
 # --- development.md, and all of them ----------------------------------------------------------------------------------------

@@ -186,7 +186,9 @@ def test_promote_goes_to_the_waiting_server_only(run: Run, pair: Pair) -> None:
     assert run("promote").code == 2
     assert run("promote", "--accept-loss-of-peer").code == 1
     assert run("promote", "--accept-loss-of-peer", "--yes").code == 0
-    assert pair.asked[-1] == ("promote", {"accept_loss_of_peer": True}, 1)
+    verb, arguments, server = pair.asked[-1]
+    assert (verb, arguments["accept_loss_of_peer"], server) == ("promote", True, 1)
+    assert "@" in arguments["by"], "who did it is kept"
 
 
 def test_resync_needs_to_know_whom(run: Run, pair: Pair) -> None:

@@ -51,6 +51,32 @@ def test_every_verb_works_against_a_real_pair() -> None:
         assert "back home" in zmqha(both, "history")
 
 
+def test_a_stale_server_says_why_it_waits_and_the_promotion_can_be_seen_afterwards() -> None:
+    with pair() as both:
+        passive, active = both.passive(), both.active()
+        words = zmqha(both, "why")
+        assert f"{passive} is PASSIVE for" in words and f"{active} is ACTIVE for" in words
+        assert "no contact for 0.75 s (last 0." in words and "What to do" not in words
+        both.kill_both()
+        both[passive].start()
+        both.wait_settled_waiting(passive)
+        (answer,) = as_json(both, "why", passive)
+        t5 = next(row for row in answer["rows"] if row["row"] == "T5")
+        assert "the disk says SOLE: nobody else may hold newer data (it says paired)" in t5["missing"]
+        assert "zmqha promote --accept-loss-of-peer" in answer["cure"] and answer["acts"] == []
+        zmqha(both, "promote", "--accept-loss-of-peer", code=1)  # nobody is there to be asked
+        assert "is promoted" in zmqha(both, "promote", "--accept-loss-of-peer", "--yes")
+        both.wait(lambda: both.state(passive) == "STANDALONE", "the promoted server serving")
+        history = zmqha(both, "history")
+        assert "promoted by" in history and f"{passive}, by an operator at 20" in history
+        (row,) = [row for row in as_json(both, "status")["servers"] if row["name"] == passive]
+        assert "promoted by" in row["acts"][0]["act"] and row["acts"][0]["wall_ms"] > 0
+        both[passive].stop()  # and over a restart
+        both[passive].start()
+        both.wait(lambda: both.state(passive) == "STANDALONE", "the promoted server serving again")
+        assert "promoted by" in zmqha(both, "why", passive)
+
+
 @pytest.mark.parametrize("verb", [("status",), ("queue", "ls"), ("send", "q", "x"), ("recv", "q", "--timeout", "1")])
 def test_without_any_server_the_exit_code_says_so(verb: tuple[str, ...]) -> None:
     command = [sys.executable, "-m", "zmqha.cli", "--url", "zmqha://127.0.0.1:1?connect_timeout=0.5", *verb]

@@ -24,6 +24,7 @@ class Entry(NamedTuple):
 
 COMMANDS: dict[str, Entry] = {
     "status": Entry("status", "What each server is doing, and what would be lost now."),
+    "why": Entry("why", "Why a server is in its state, and what would change it."),
     "history": Entry("history", "Every change of the active server, with reason and outage."),
     "switchover": Entry("switchover", "Let the other server serve; nothing is lost."),
     "queue": Entry("queue", "Add, list, inspect, empty and remove queues."),

@@ -8,12 +8,15 @@ The verbs (ADMIN of ZMQHA/1) and the shapes of their results:
     status                                   pair, cluster, single_machine, answering, equal (bool|null), sentence, needs_operator,
                                              servers: [name, endpoint, role ("Primary"|"Secondary"), state, sub, reason, standing,
                                                epoch, txn, chain (hex16), lag_ms (float|null), lag_txns, free (0..1), contact_ms,
-                                               copied (0..1), version],
+                                               copied (0..1), version, since_ms (in this state), acts: [wall_ms, act]],
                                              gateway: kind, addresses, own (bool|null), peer (bool|null)
                                              counts: queues, messages, ready, unacked, sessions
-    history                                  pair, cluster, entries: [epoch, txn, reason, wall_ms, active, outage_ms]
+    why                                      server, state, sub, standing, epoch, reason, since_ms, sentence, cure,
+                                             rows: [row, to, when, why, holds: [text], missing: [text]], acts: [wall_ms, act]
+    history                                  pair, cluster, entries: [epoch, txn, reason, wall_ms, active, outage_ms],
+                                             server, acts: [wall_ms, act]
     switchover  to?, reason?                 from, to, started: true
-    promote     accept_loss_of_peer: true    any record, shown as it is
+    promote     accept_loss_of_peer: true, by?    any record, shown as it is
     resync      discard_own: true            any record, shown as it is
     version                                  version, server; protocol and wall_ms (for the doctor) if known
     queue.ls                                 queues: [name, messages, ready, unacked, consumers, bytes, max_messages, max_bytes]

@@ -1,10 +1,14 @@
 """``zmqha history``: every change of the active server, its reason, and how long nobody served."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
+from typing import Any
+
+import click
 
 from zmqha.cli.invocation import Invocation, command, open_servers, pass_invocation
 from zmqha.cli.status import milliseconds, title
-from zmqha.cli.table import Column
+from zmqha.cli.table import Column, printable
 
 COLUMNS = (
     Column("Epoch", right=True), Column("Position", right=True), Column("Reason"), Column("Timestamp"), Column("New active"),
@@ -21,7 +25,7 @@ COLUMNS = (
 )
 @pass_invocation
 def history(invocation: Invocation) -> None:
-    """Every change of the active server or of the mode, oldest first."""
+    """Every change of the active server or of the mode, oldest first; below it the last acts of operators on the active."""
     with open_servers(invocation) as servers:
         view = servers.ask_active("history")
     rows = [
@@ -32,6 +36,14 @@ def history(invocation: Invocation) -> None:
         for entry in view["entries"]
     ]  # fmt: skip
     invocation.show(title(view), COLUMNS, rows, view)
+    if invocation.format == "table":
+        for line in acts_lines(view.get("server", ""), view.get("acts", [])):
+            click.echo(printable(line))
+
+
+def acts_lines(server: str, acts: Sequence[dict[str, Any]]) -> list[str]:
+    """Operators' acts that the server's disk remembers, as sentences."""
+    return [f"{server}, by an operator at {_timestamp(act['wall_ms']) or 'an unknown time'}: {act['act']}" for act in acts]
 
 
 def _timestamp(wall_ms: int) -> str | None:

@@ -3,6 +3,9 @@
 Both go to one server. It is chosen by ``--server``; without it, it must be clear which one is meant.
 """
 
+import getpass
+import os
+import socket
 from typing import Any
 
 import click
@@ -15,8 +18,10 @@ from zmqha.errors import OperationFailed, ZmqhaError
 @command(
     "promote",
     examples="""
+    zmqha why edge-b
     zmqha promote --accept-loss-of-peer --server edge-b
     zmqha promote --accept-loss-of-peer --server edge-b --yes
+    zmqha history
     """,
 )
 @click.option("--accept-loss-of-peer", is_flag=True, required=True, help="The peer and what only it holds is given up.")
@@ -25,12 +30,13 @@ from zmqha.errors import OperationFailed, ZmqhaError
 def promote(invocation: Invocation, accept_loss_of_peer: bool, server: str | None) -> None:
     """Let a WAITING server serve although its peer is lost for good.
 
-    Messages that only the lost peer confirmed are lost with it. The history keeps who was promoted and when.
+    The last resort: ask `zmqha why` first. What only the lost peer had confirmed is lost with it, and the peer must not be started with
+    its old data directory again. Who did it and when is kept: see `zmqha history` and `zmqha why`.
     """
     with open_servers(invocation) as servers:
         name, host = _chosen(servers, server)
         invocation.confirm(f"{name} will serve; what only its peer holds is lost")
-        answer = servers.ask(host, "promote", {"accept_loss_of_peer": accept_loss_of_peer})
+        answer = servers.ask(host, "promote", {"accept_loss_of_peer": accept_loss_of_peer, "by": _somebody()})
     invocation.result(f"{name} is promoted: {_told(answer)}", answer)
 
 
@@ -77,6 +83,15 @@ def _chosen(servers: Servers, wanted: str | None) -> tuple[str, str]:
             cure="say which one with --server NAME, if you are sure",
         )
     return fitting[0], rows[fitting[0]][0]
+
+
+def _somebody() -> str:
+    """For the record: ``ann@desk-7``."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # an account without a name
+        user = str(os.getuid())
+    return f"{user}@{socket.gethostname()}"
 
 
 def _told(answer: object) -> str:

@@ -17,9 +17,9 @@ Row = Sequence[object]
 
 def table(title: str, columns: Sequence[Column], rows: Sequence[Row]) -> str:
     """Plus, dash and bar; None is an empty cell. Ends without a newline."""
-    cells = [[column.heading for column in columns], *([_printable(_plain(value)) for value in row] for row in rows)]
+    cells = [[column.heading for column in columns], *([printable(_plain(value)) for value in row] for row in rows)]
     widths = [max(len(row[at]) for row in cells) for at in range(len(columns))]
-    title = _printable(title)
+    title = printable(title)
     missing = len(title) + 4 - (sum(widths) + 3 * len(widths) + 1)
     widths[-1] += max(0, missing)
     rule = "+" + "+".join("-" * (width + 2) for width in widths) + "+"
@@ -52,6 +52,6 @@ def _plain(value: object) -> str:
     return value.hex() if isinstance(value, bytes) else str(value)
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """A server's words must not steer the terminal."""
     return "".join(character if character.isprintable() else "?" for character in text)

@@ -8,6 +8,7 @@ from random import Random
 
 from zmqha.core.actions import Action, Claim, Follow, Note, PairUp, SaveFacts, SendControl, StandDown
 from zmqha.core.facts import NodeFacts
+from zmqha.core.guards import Guards
 from zmqha.core.peer_protocol import (
     NO_SESSION,
     VERSION,
@@ -20,10 +21,10 @@ from zmqha.core.peer_protocol import (
 )
 from zmqha.core.position import Epoch
 from zmqha.core.timers import Timers
-from zmqha.core.view import DATA_VERSION, PAGE_SIZE, Identity, Step, View
+from zmqha.core.view import DATA_VERSION, PAGE_SIZE, Identity, Step
 
 
-class Acts(View):
+class Acts(Guards):
     """A view that can act."""
 
     def __init__(
@@ -104,6 +105,8 @@ class Acts(View):
                 f"ha.{state.value.lower()}", was=self.state.value, reason=reason, epoch=self.epoch.counter, position=str(self.position),
                 peer=peer.state.value if peer else "unseen",
             )  # fmt: skip
+        if state is not self.state:
+            self.since_ms = now_ms
         self.state, self.reason = state, reason
 
     # --- what is said to the peer -------------------------------------------------------------------------------------------

@@ -31,6 +31,7 @@ from typing import NamedTuple
 from zmqha.core.actions import Action, Halt, ResetPath, SaveFacts
 from zmqha.core.acts import Acts
 from zmqha.core.events import Inspected
+from zmqha.core.guards import seconds
 from zmqha.core.peer_protocol import (
     NO_SESSION,
     Control,
@@ -41,19 +42,21 @@ from zmqha.core.peer_protocol import (
     Sub,
 )
 from zmqha.core.position import Lineage, Position
-from zmqha.core.timers import CALM_MS, FLAP_MS_MAX, HAND_OVER_MS
+from zmqha.core.timers import CALM_MS, FLAP_MS_MAX, HAND_OVER_MS, REJOIN_MS
 from zmqha.core.view import PAIRED_ROLES, Leaving, Step
 from zmqha.errors import OperationFailed, Unfinished
 
 
 class Row(NamedTuple):
-    """One row of the table."""
+    """One row of the table. The documents and ``why`` are made of its texts."""
 
     name: str
     states: tuple[State, ...]
     guard: Callable[["HA", int], bool]
     act: Callable[["HA", int], None]
-    reason: str
+    when: str  # the guard in one short sentence
+    to: str  # the state that the act leads to
+    reason: str  # why it is right to do so
 
 
 class HA(Acts):
@@ -227,7 +230,7 @@ class HA(Acts):
                 cure="start the other server; this one copies by itself",
             )
         act = f"{wall} promoted by {who} at {self.position}, peer lost"
-        self.facts = self.facts._replace(audit=(*self.facts.audit, act))
+        self.facts = self.facts._replace(audit=(*self.facts.audit, act)).bounded()
         self.claim(now_ms, f"promoted by {who}")
 
     def _only_while_waiting(self, what: str) -> None:
@@ -255,8 +258,9 @@ class HA(Acts):
     # --- the rest -----------------------------------------------------------------------------------------------------------
 
     def _fire(self, now_ms: int) -> bool:
+        state = self.state
         for row in TABLE:
-            if self.state in row.states and row.guard(self, now_ms):
+            if state in row.states and row.guard(self, now_ms):
                 row.act(self, now_ms)
                 self._check_invariants()
                 return True
@@ -370,56 +374,83 @@ _W, _S, _P, _A, _L = State.WAITING, State.PASSIVE_SYNC, State.PASSIVE, State.ACT
 # fmt: off
 TABLE: tuple[Row, ...] = (
     Row("T9 gap", (_S, _P, _A), HA.had_gap, _falls("an own gap: others may have acted meanwhile"),
+        "this server itself stood still for longer than {pause_ms}", "WAITING",
         "F3: what was heard before is stale"),
     Row("gap", (_W, _L), HA.had_gap, _forget_gap,
+        "this server itself stood still for longer than {pause_ms}", "unchanged",
         "STANDALONE needs nobody's leave; WAITING has no role to lose"),
     Row("T13", (_L,), HA.peer_leads, lambda ha, now: ha.yield_store(now, "the peer serves under a higher epoch"),
+        "the peer serves under a higher epoch", "WAITING, BEHIND",
         "two served alone: the lower epoch stops, its data is kept"),
     Row("T13", (_A,), HA.peer_leads, _falls("the peer serves or claims under a higher epoch"),
+        "the peer serves, or is about to, under a higher epoch", "WAITING",
         "it confirmed nothing the peer lacks"),
     Row("T12 stop", (_A, _L), HA.active_may_leave, _leaves,
+        f"stop or switchover wanted, everything accepted is confirmed, or {seconds(HAND_OVER_MS)} are over", "WAITING",
         "all that was accepted is confirmed, the peer's T10 does the rest"),
     Row("T11 unfit", (_P, _S), HA.is_unfit, lambda ha, now: ha.fall(now, ha.unfit),
+        "this server's disk is full, or what it was sent does not fit its store", "WAITING",
         "its disk is full, or what came does not fit: the active's T10 does the rest"),
     Row("T11", (_P, _S), HA.wants_to_leave, _leaves,
+        "stop wanted", "WAITING",
         "the active's T10 does the rest"),
     Row("T10", (_A, _P), HA.t10_claim, _takes_over,
+        "the peer says, in fresh contact, that it has no role", "STANDALONE",
         "it said so itself in fresh contact: no window is needed"),
     Row("T10", (_A, _P), HA.t10_yield, _falls("the waiting peer knows a higher epoch"),
+        "the peer says, in fresh contact, that it has no role, and it knows a higher epoch or is SOLE", "WAITING",
         "T3 decides with all facts on the table"),
     Row("T18 chain", (_P,), HA.chain_differs, lambda ha, now: ha.yield_store(now, "the copy differs from the active's store"),
+        "same epoch and transaction as the active, other digest", "WAITING, BEHIND",
         "the running digest is compared in every heartbeat; a wrong copy must never serve"),
     Row("T16 solo", (_P,), HA.master_gone_solo, _falls("the active went on without this server"),
+        "the server it copies from is no longer ACTIVE", "WAITING",
         "no longer in sync: copy again (T2)"),
     Row("T9 deaf", (_A, _P), HA.deaf_peer, _falls("the peer does not hear this server"),
+        "the peer says that it does not hear this server", "WAITING",
         "F6: the hearing node yields to the deaf one"),
     Row("T8e", (_A, _P), HA.death_proven, _claims("the peer's watcher reports its death"),
+        "death notice of the peer, one gateway answer after it, the right to take over", "STANDALONE",
         "nothing more can leave a dead process (A6)"),
     Row("T8", (_A, _P), HA.window_complete, _claims("the peer is silent on every path, the gateway answers"),
+        "no contact for {decide_ms}, silence for {silent_ms}, three gateway answers without a break, the right to take over",
+        "STANDALONE",
         "not the isolated one, and under A1 the peer is"),
     Row("T9", (_A, _P), HA.doubtful, _falls("the peer is lost and this server may be the isolated one"),
+        "no contact for {lost_ms} and the right to take over is gone; or the peer is heard and answers nothing", "WAITING",
         "in doubt nobody serves"),
     Row("T16", (_S,), HA.source_lost, _falls("the active was lost during the copy"),
+        "contact with the active is lost, or it stopped serving", "WAITING",
         "half a copy is no store: stays BEHIND"),
     Row("T17", (_L,), HA.isolated, _falls("neither gateway nor peer answers"),
+        "neither peer nor gateway for {isolated_ms}", "WAITING",
         "serves nobody; standing stays SOLE, T5 brings it back"),
     Row("T20", (_A,), HA.cut_off_from_clients, _hands_over,
+        "the own gateway is silent, the peer's answers", "hands over",
         "clients reach the peer, not this server"),
     Row("T14", (_L,), HA.pair_ready, lambda ha, now: ha.pair_up(now, "the peer is in sync"),
+        "the peer has copied everything and the link is stable", "ACTIVE",
         "from here both disks before every confirm"),
     Row("T14 again", (_A,), HA.right_curable, lambda ha, now: ha.pair_up(now, "rights restored"),
+        "one of the two lost its right, both gateways answer again", "ACTIVE, new epoch",
         "the doubt is over, both hold everything"),
     Row("alone", (_W,), HA.needs_no_peer, _claims("no peer is configured"),
+        "one server is configured", "STANDALONE",
         "one server: development, or growing later"),
     Row("T2 lost", (_W,), HA.lost_against_peer, _records_loss,
+        "diverged from the serving peer", "WAITING, BEHIND",
         "this store has lost; it must never serve by itself again"),
     Row("T2", (_W,), HA.can_copy, lambda ha, now: ha.follow(now),
+        "fresh contact, the peer says STANDALONE, not diverged", "PASSIVE_SYNC",
         "the peer serves and holds everything confirmed"),
     Row("T3", (_W,), HA.elected, _claims("elected: the better store of two that wait"),
+        "both wait in fresh contact, this store is the better one", "STANDALONE",
         "both facts are on the table; ranks cannot tie"),
     Row("T19", (_W,), HA.first_start, _claims("first start of a new pair"),
+        "both have never held data, this is the primary", "STANDALONE",
         "two empty servers, the primary begins"),
     Row("T5", (_W,), HA.resumes_alone, _claims("resumed alone: the disk says SOLE, the gateway answers"),
+        f"SOLE, up for {seconds(REJOIN_MS)}, nobody heard, the gateway answers for {{decide_ms}} without a break", "STANDALONE",
         "nobody else may hold newer data"),
 )
 # fmt: on

@@ -1,4 +1,4 @@
-"""What operators ask and order: status, history, switchover, promote, resync. Pure; answers are plain maps for ADMIN replies.
+"""What operators ask and order: status, why, history, switchover, promote, resync. Pure; answers are plain maps for ADMIN replies.
 
 The last sentence of ``status`` says what would be lost if either server died *now*; it is computed from the same facts that confirms
 rest on, so it must be changed together with ``broker._durable_txn``.
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from zmqha.core.client_protocol import VERSION as PROTOCOL
 from zmqha.core.contact import LONG_AGO
 from zmqha.core.peer_protocol import Beat, Standing, State, Sub
+from zmqha.core.why import why
 from zmqha.errors import OperationFailed
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ class Operator:
         match verb:
             case "status":
                 return self.status(broker, now_ms)
+            case "why":
+                return {**why(broker.ha, now_ms), "cure": self.cure(broker, now_ms), "acts": acts(broker.ha.durable.audit)}
             case "history":
                 return self._history(broker)
             case "switchover":
@@ -134,6 +137,22 @@ class Operator:
                     f"If {other} is lost for good: zmqha promote --accept-loss-of-peer."
                 )
 
+    def cure(self, broker: "Broker", now_ms: int) -> str:
+        """What an operator can do about a server's state; "" where there is nothing to be done."""
+        ha, other = broker.ha, broker.ha.identity.peer_id
+        heard = ha.peer is not None and ha.heard(now_ms)
+        if ha.state is State.WAITING:
+            return self.waits_for(broker, now_ms)
+        if not other:
+            return "one server is configured; a pair needs two blocks [server.NAME] in the file"
+        if not heard:
+            return f"{other} is not heard: start it, or look at its network; see docs/operations.md, One server is down"
+        if ha.state is State.STANDALONE and ha.peer_state() is State.WAITING:
+            return f"{other} is there and does not copy: ask it with zmqha why {other}"
+        if ha.state in (State.STANDALONE, State.PASSIVE_SYNC):
+            return "wait: the copy is under way"
+        return ""
+
     # --- rows of the table --------------------------------------------------------------------------------------------------
 
     def _own_row(self, broker: "Broker", now_ms: int) -> dict[str, Any]:
@@ -159,6 +178,8 @@ class Operator:
             "contact_ms": _age(ha.contact.contact_ms, now_ms),
             "copied": ha.copied,
             "version": self.pair.version,
+            "since_ms": now_ms - ha.since_ms,
+            "acts": acts(ha.durable.audit),
         }
 
     def _peer_row(self, broker: "Broker", peer: Beat | None, now_ms: int) -> dict[str, Any] | None:
@@ -182,6 +203,8 @@ class Operator:
             "contact_ms": _age(ha.contact.contact_ms, now_ms),
             "copied": 0.0,
             "version": "",
+            "since_ms": None,
+            "acts": [],
         }
         if peer is None or not ha.heard(now_ms):
             return row
@@ -216,7 +239,11 @@ class Operator:
             }
             for entry in broker.ha.lineage
         ]
-        return {"pair": self.pair.name, "cluster": self.pair.cluster_id, "entries": entries}
+        ha = broker.ha
+        return {
+            "pair": self.pair.name, "cluster": self.pair.cluster_id, "entries": entries,
+            "server": ha.identity.node_id, "acts": acts(ha.durable.audit),
+        }  # fmt: skip
 
     def _switchover(self, broker: "Broker", arguments: dict[str, Any], now_ms: int) -> dict[str, Any]:
         ha = broker.ha
@@ -238,7 +265,7 @@ class Operator:
                 cause="messages that only the other server holds would be given up",
                 cure="start the other server if you can; otherwise say the flag",
             )
-        broker.ha.promote("an operator", f"{broker.wall_ms} ms", now_ms)
+        broker.ha.promote(str(arguments.get("by") or "an operator")[:60], f"{broker.wall_ms} ms", now_ms)
         return {"promoted": broker.ha.identity.node_id, "position": str(broker.ha.position)}
 
     def _resync(self, broker: "Broker", arguments: dict[str, Any], now_ms: int) -> dict[str, Any]:
@@ -249,6 +276,15 @@ class Operator:
             )
         broker.ha.resync(now_ms)
         return {"resync": broker.ha.identity.node_id}
+
+
+def acts(audit: tuple[str, ...]) -> list[dict[str, Any]]:
+    """What operators did, as the disk remembers it: when, and the act."""
+    found = []
+    for text in audit:
+        wall_ms, unit, act = text.partition(" ms ")
+        found.append({"wall_ms": int(wall_ms), "act": act} if unit and wall_ms.isdigit() else {"wall_ms": 0, "act": text})
+    return found
 
 
 def _age(then_ms: int, now_ms: int) -> int | None:

@@ -1,7 +1,7 @@
-"""What one server knows, and what follows from it: the guards of the HA table.
+"""What one server knows, and the plain questions that follow from it; those made of several conditions are in ``guards``.
 
-Every guard is a question with a yes or no, answered from contact (F1, F4), the gateway's votes, the durable facts, the own store's
-position and the peer's newest facts. Nothing here changes a role or asks for work; ``ha`` does both.
+Every question is answered yes or no from contact (F1, F4), the gateway's votes, the durable facts, the own store's position and the
+peer's newest facts. Nothing here changes a role or asks for work; ``ha`` does both.
 """
 
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ from zmqha.core.peer_protocol import (
 )
 from zmqha.core.position import NO_EPOCH, NOWHERE, Epoch, Fork, Lineage, Position, fork
 from zmqha.core.pulse import Pulse
-from zmqha.core.timers import HAND_OVER_MS, REJOIN_MS, T20_PAUSE_MS, Timers
+from zmqha.core.timers import REJOIN_MS, Timers
 from zmqha.core.vote import Vote
 
 SERVING = (State.ACTIVE, State.STANDALONE)
@@ -83,6 +83,7 @@ class View:
         self.state = State.WAITING
         self.step = Step.NONE
         self.reason = "started"
+        self.since_ms = now_ms  # when ``state`` last changed
         self.epoch = facts.epoch  # served or followed under
         self.position = NOWHERE
         self.lineage: Lineage = ()
@@ -198,34 +199,12 @@ class View:
         assert peer is not None
         return peer.epoch.counter <= max(self.epoch.counter, self.facts.epoch.counter) and peer.standing is not Standing.SOLE
 
-    def t10_claim(self, now_ms: int) -> bool:
-        return self.peer_gave_up(now_ms) and self.may_follow_on(now_ms)
-
-    def t10_yield(self, now_ms: int) -> bool:
-        return self.peer_gave_up(now_ms) and not self.may_follow_on(now_ms)
-
-    def deaf_peer(self, now_ms: int) -> bool:
-        """F6: the newest message of a PASSIVE or ACTIVE peer says it does not hear this node."""
-        peer = self.contact.beat
-        return peer is not None and peer.state in PAIRED_ROLES and not peer.hears and not self.silent(now_ms)
-
     def doubtful(self, now_ms: int) -> bool:
         """T9: DECIDING without the right, or hearing the peer without an echo for too long."""
         age = self.age(now_ms)
         if age > self.timers.decide_ms + self.timers.silent_ms and not self.silent(now_ms):
             return True
         return age > self.timers.lost_ms and not self.right
-
-    def window_complete(self, now_ms: int) -> bool:
-        """T8."""
-        return (
-            self.right
-            and self.leaving is None
-            and self.age(now_ms) > self.timers.decide_ms
-            and self.lan_settled(now_ms)
-            and self.silent(now_ms)
-            and self.vote.answers_since(self.contact.since_ms) >= ANSWERS_NEEDED
-        )
 
     def lan_settled(self, now_ms: int) -> bool:
         """Have the own answers been unbroken for so long that the LAN path would be connected again if the peer were there.
@@ -235,65 +214,29 @@ class View:
         failed_ms = self.vote.last_failed_ms
         return failed_ms is None or now_ms - failed_ms > REJOIN_MS + self.timers.decide_ms
 
-    def death_proven(self, now_ms: int) -> bool:
-        """T8e."""
-        dead_ms = self.dead_since_ms
-        return dead_ms is not None and self.right and self.leaving is None and self.vote.answers_since(dead_ms - 1) >= 1
-
-    def elected(self, now_ms: int) -> bool:
-        """T3: both wait, this store is the better one."""
+    def both_new(self, now_ms: int) -> bool:
+        """T19: neither of the two has ever held data."""
         peer = self.contact.beat
-        if peer is None or not self.fresh(now_ms) or self.leaving or peer.state is not State.WAITING:
-            return False
-        if peer.sub is Sub.STARTING or self.facts.standing not in (Standing.PAIRED, Standing.SOLE):
-            return False
-        mine = _rank(self.facts.standing, self.facts.epoch, self.position, self.identity.primary)
-        return mine > _rank(peer.standing, peer.epoch, peer.position, not self.identity.primary)
+        return self.facts.standing is Standing.NEW and peer is not None and peer.standing is Standing.NEW
 
-    def first_start(self, now_ms: int) -> bool:
-        """T19: both are new, this is the primary."""
+    def a_right_is_lost(self, now_ms: int) -> bool:
+        """Somebody's right died of a doubt; a new grant restores it."""
         peer = self.contact.beat
-        both_new = self.facts.standing is Standing.NEW and peer is not None and peer.standing is Standing.NEW
-        return (
-            both_new
-            and peer is not None
-            and peer.state is State.WAITING
-            and peer.sub is not Sub.STARTING
-            and self.fresh(now_ms)
-            and self.identity.primary
-            and not self.leaving
-        )
-
-    def resumes_alone(self, now_ms: int) -> bool:
-        """T5: SOLE, nobody heard although both ends had the time to connect, the gateway answers without a break."""
-        allowed = (Standing.SOLE, Standing.PAIRED) if self.identity.resume_alone else (Standing.SOLE,)
-        if self.facts.standing not in allowed or self.leaving:
-            return False
-        since = max(self.started_ms, self.vote.last_failed_ms or LONG_AGO, self.contact.opened_ms)
-        return (
-            now_ms - self.contact.heard_ms > self.timers.decide_ms
-            and now_ms - self.started_ms > REJOIN_MS
-            and now_ms - since > self.timers.decide_ms
-            and self.vote.answers_since(since) >= ANSWERS_NEEDED
-        )
+        return peer is not None and peer.state is State.PASSIVE and not (self.right and peer.right)
 
     def needs_no_peer(self, now_ms: int) -> bool:
         """No peer is configured: one server, no gateway asked."""
         return not self.identity.peer_id and not self.leaving and self.facts.standing is not Standing.BEHIND
 
-    def can_copy(self, now_ms: int) -> bool:
-        """T2: the peer serves alone, fits, and this store holds nothing confirmed that the peer lacks."""
+    def holds_nothing_more(self, now_ms: int) -> bool:
+        """T2: this store holds nothing confirmed that the peer lacks. If it does, ``diverged`` keeps where they part."""
         peer, hello = self.contact.beat, self.contact.hello
-        if peer is None or hello is None or not self.fresh(now_ms) or peer.state is not State.STANDALONE or self.leaving:
-            return False
-        if self.store_full or self.mismatch() or not hello.lineage or hello.lineage[-1].epoch != peer.epoch:
+        if peer is None or hello is None:
             return False
         if not self.store_present or self.store_fault:
             return True
-        self.diverged = None
         found = fork(self.lineage, self.position, hello.lineage, peer.position, self.peer_high)
-        if found.diverged:
-            self.diverged = found
+        self.diverged = found if found.diverged else None
         return not found.diverged
 
     def mismatch(self) -> str:
@@ -324,33 +267,6 @@ class View:
         went_on = peer.state is State.STANDALONE and peer.epoch != self.source_epoch
         return peer.state not in SERVING or went_on
 
-    def pair_ready(self, now_ms: int) -> bool:
-        """T14: the peer streams within the window and the link has been stable."""
-        peer = self.contact.beat
-        return (
-            peer is not None
-            and self.leaving is None
-            and self.in_sync
-            and peer.state is State.PASSIVE_SYNC
-            and peer.follows == self.contact.session
-            and self.link_stable(now_ms)
-        )
-
-    def right_curable(self, now_ms: int) -> bool:
-        """T14 again, from ACTIVE: somebody's right died of a doubt that is over; a new grant restores it."""
-        peer = self.contact.beat
-        return (
-            peer is not None
-            and self.granted
-            and self.leaving is None
-            and self.in_sync
-            and peer.state is State.PASSIVE
-            and not (self.right and peer.right)
-            and self.vote.answers() is True
-            and peer.gateway is True
-            and self.link_stable(now_ms)
-        )
-
     def chain_differs(self, now_ms: int) -> bool:
         """The active stands at the same transaction of the same epoch with other bytes: this copy is not a copy."""
         peer = self.contact.beat
@@ -364,32 +280,6 @@ class View:
     def link_stable(self, now_ms: int) -> bool:
         return self.fresh(now_ms) and now_ms - self.contact.unbroken_since_ms >= self.stable_need_ms
 
-    def isolated(self, now_ms: int) -> bool:
-        """T17."""
-        t_iso = self.timers.isolated_ms
-        gone = now_ms - max(self.contact.heard_ms, self.started_ms) > t_iso
-        return bool(self.identity.peer_id) and gone and self.vote.silent_for(now_ms, self.started_ms) > t_iso
-
-    def cut_off_from_clients(self, now_ms: int) -> bool:
-        """T20. The own silence is older than any answer the peer may still speak of: both ask the same gateway, not in step."""
-        peer, timers = self.contact.beat, self.timers
-        patience_ms = timers.isolated_ms + timers.probe_idle_ms + timers.probe_timeout_ms + timers.heartbeat_ms
-        return (
-            self.leaving is None
-            and self.granted
-            and peer is not None
-            and peer.gateway is True
-            and self.fresh(now_ms)
-            and self.vote.silent_for(now_ms, self.started_ms) > patience_ms
-            and now_ms - self.handed_over_ms > T20_PAUSE_MS
-        )
-
-    def active_may_leave(self, now_ms: int) -> bool:
-        """T12."""
-        if self.leaving is None or not (self.leaving.exit or self.fresh(now_ms)):
-            return False  # a hand-over needs somebody to take over
-        return self.drained or now_ms - self.leaving.since_ms > HAND_OVER_MS
-
     def is_unfit(self, now_ms: int) -> bool:
         """T11: the store cannot go on as a copy."""
         return bool(self.unfit)
@@ -398,7 +288,7 @@ class View:
         return self.leaving is not None
 
 
-def _rank(standing: Standing, epoch: Epoch, position: Position, primary: bool) -> tuple[int, bool, int, bool]:
+def rank(standing: Standing, epoch: Epoch, position: Position, primary: bool) -> tuple[int, bool, int, bool]:
     """Whose store is the better one (T3); NEW and BEHIND rank below all."""
     if standing in (Standing.NEW, Standing.BEHIND):
         return (-1, False, 0, primary)
