@@ -212,7 +212,7 @@ def test_the_gateway_answers_until_it_is_closed() -> None:
 def test_nothing_passes_a_cut_cable_and_all_of_it_after_mending() -> None:
     with socket.create_server(("127.0.0.1", 0)) as far:
         port = far.getsockname()[1]
-        cable = Cable((port,))
+        cable = Cable({port: "A"})
         near = socket.create_connection((HOST, port), 2)
         other = far.accept()[0]
         near.sendall(b"one")

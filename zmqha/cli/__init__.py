@@ -31,6 +31,7 @@ COMMANDS: dict[str, Entry] = {
     "send": Entry("send", "Send messages from an argument or from stdin."),
     "recv": Entry("recv", "Receive messages to stdout."),
     "demo": Entry("demo", "Two servers on this machine, and one is killed."),
+    "drill": Entry("drill", "Break a throw-away pair on this machine in every way, and count."),
     "doctor": Entry("doctor", "Check network, keys, clock, disk and gateway."),
     "init": Entry("init", "Write configuration and keys of a new pair."),
     "server": Entry("server", "Run a server in the foreground."),

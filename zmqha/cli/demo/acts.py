@@ -4,7 +4,7 @@ import time
 from typing import Any
 
 from zmqha.cli.demo.ledger import first_after
-from zmqha.cli.demo.pair import NAMES
+from zmqha.cli.demo.pair import NAMES, position_of
 from zmqha.cli.demo.screen import Line, progress
 from zmqha.cli.demo.stage import Stage
 from zmqha.cli.status import SERVING
@@ -145,19 +145,12 @@ def _compare(stage: Stage) -> None:
 
     def settled() -> bool:
         rows.update(stage.pair.rows())
-        return positions(rows) is not None
+        return position_of(rows) is not None
 
     end = time.monotonic() + EQUAL_S
     stage.wait(lambda: settled() or time.monotonic() > end, "both stores stand at one position", EQUAL_S + 1)
-    same = positions(rows)
+    same = position_of(rows)
     keys = ("state", "epoch", "txn", "chain")
     stage.stores = {"equal": same is not None, **{name: {key: rows[name].get(key) for key in keys} for name in NAMES}}
     if same is None:
         stage.faults.append("the two stores do not stand at the same position")
-
-
-def positions(rows: dict[str, dict[str, Any]]) -> tuple[int, int, str] | None:
-    """The one position that both have (epoch, transaction, chain digest); None if they differ or one does not answer."""
-    found = {(row.get("epoch"), row.get("txn"), row.get("chain")) for row in rows.values()}
-    only = found.pop() if len(found) == 1 else None
-    return only if only is not None and None not in only else None  # type: ignore[return-value]

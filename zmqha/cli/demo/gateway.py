@@ -1,4 +1,7 @@
-"""The stand-in for the gateway: a TCP listener of the demo itself. It notes when it was asked, and answers by accepting."""
+"""The stand-in for the gateway: a TCP listener of the demo itself. It notes when it was asked, and answers by accepting.
+
+While it is mute nothing listens, so every question fails at once.
+"""
 
 import contextlib
 import socket
@@ -13,9 +16,21 @@ class Gateway:
     """Answers as long as the demo runs. Ended by ``close``."""
 
     def __init__(self) -> None:
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=64)
-        self.address = "{}:{}".format(*self._listener.getsockname())
         self._answered: deque[float] = deque(maxlen=_KEPT)
+        self._listen(0)
+        self._port: int = self._listener.getsockname()[1]
+        self.address = f"127.0.0.1:{self._port}"
+
+    def mute(self) -> None:
+        """Answer nobody until ``speak``."""
+        self.close()
+
+    def speak(self) -> None:
+        """Answer again."""
+        self._listen(self._port)
+
+    def _listen(self, port: int) -> None:
+        self._listener = socket.create_server(("127.0.0.1", port), backlog=64)
         self._thread = threading.Thread(target=self._answer, name="demo-gateway", daemon=True)
         self._thread.start()
 

@@ -32,11 +32,12 @@ class StateChange(NamedTuple):
 class Load:
     """``start`` … ``stop_sending`` … ``close``; the ledger is right at any time."""
 
-    def __init__(self, url: str, rate: int, rng: random.Random) -> None:
+    def __init__(self, url: str, rate: int, rng: random.Random, queue: str = QUEUE) -> None:
         self.ledger = Ledger(PRODUCERS)
         self.changes: list[StateChange] = []
         self.errors: list[ZmqhaError] = []
         self._url = url
+        self._queue = queue
         self._rate = rate / PRODUCERS
         self._filler = rng.randbytes(BODY_BYTES - _KEY.size)
         self._clients: list[zmqha.Client] = []
@@ -92,7 +93,7 @@ class Load:
                     late += due - sent
                     due = sent
                 while sent < due:
-                    handle = client.send_nowait(QUEUE, _KEY.pack(producer, sent) + self._filler)
+                    handle = client.send_nowait(self._queue, _KEY.pack(producer, sent) + self._filler)
                     handles.put((sent, handle))
                     sent += 1
                     self.ledger.sent[producer] = sent
@@ -114,7 +115,7 @@ class Load:
 
     def _receive(self, client: zmqha.Client) -> None:
         try:
-            for message in client.consume(QUEUE):
+            for message in client.consume(self._queue):
                 body = message.body
                 key = _KEY.unpack_from(body) if len(body) >= _KEY.size else (-1, message.offset)
                 intact = body[_KEY.size :] == self._filler

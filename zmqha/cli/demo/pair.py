@@ -41,7 +41,8 @@ class Pair:
             with self.config.open("a") as file:
                 file.write(_LIMITS)
             peers = {machine.name: machine.peer_port for machine in plan.machines}
-            self.cable = Cable(tuple(port + more for port in peers.values() for more in (0, 1))) if cable else None
+            owners = {port + more: name for name, port in peers.items() for more in (0, 1)}
+            self.cable = Cable(owners) if cable else None
             self.context = self.config.parent / "client" / "context.toml"
             self.url = contexts.read(str(self.context)).url
             self.endpoints = {machine.name: f"{machine.host}:{machine.client_port}" for machine in plan.machines}
@@ -107,6 +108,11 @@ class Pair:
         rows = list(self.rows().values())
         return {row.get("state") for row in rows} == {"ACTIVE", "PASSIVE"} and not any(row.get("sub") for row in rows)
 
+    def switchover(self, to: str) -> None:
+        """Asked of the one that serves; done when the other serves."""
+        assert self._asker is not None
+        self._asker.admin("switchover", {"to": to}, STOP_S, NAMES.index(self.other(to)))
+
     def last_words(self) -> str:
         """Both servers', for an error's ``why``."""
         return "; ".join(f"{name}: {server.last_words()}" for name, server in self.servers.items())
@@ -125,6 +131,13 @@ class Pair:
         self.gateway.close()
         self._ports.close()
         shutil.rmtree(self.directory, ignore_errors=True)
+
+
+def position_of(rows: dict[str, dict[str, Any]]) -> tuple[int, int, str] | None:
+    """The one position that both have (epoch, transaction, chain digest); None if they differ or one does not answer."""
+    found = {(row.get("epoch"), row.get("txn"), row.get("chain")) for row in rows.values()}
+    only = found.pop() if len(found) == 1 else None
+    return only if only is not None and None not in only else None  # type: ignore[return-value]
 
 
 def _without_settings() -> dict[str, str]:

@@ -74,6 +74,16 @@ class Server:
         assert self._process is not None
         self._process.send_signal(signal.SIGKILL)
 
+    def freeze(self) -> None:
+        """SIGSTOP: it neither runs nor ends."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """SIGCONT: it goes on; nothing if it is not frozen, or gone."""
+        if self.running and self._process is not None:
+            self._process.send_signal(signal.SIGCONT)
+
     def wait(self, seconds: float) -> int | None:
         """Its exit code; None if it still runs."""
         assert self._process is not None

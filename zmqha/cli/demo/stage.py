@@ -12,10 +12,10 @@ from zmqha.cli.demo.load import Load
 from zmqha.cli.demo.pair import Pair
 from zmqha.cli.demo.screen import Line, Scene, Screen, progress, sparkline
 from zmqha.cli.demo.timeline import Timeline
+from zmqha.cli.demo.waiting import wait
 from zmqha.errors import OperationFailed
 
 LIMIT_S = 27.0  # of the acts; what is left of 30 s is for tidying up
-_TICK_S = 0.02
 _SHOW_S = 0.1
 _SPARK_S, _SPARKS = 0.1, 60
 
@@ -50,20 +50,14 @@ class Stage:
 
     def wait(self, condition: Callable[[], bool], what: str, seconds: float) -> None:
         """Until it holds. Raises OperationFailed with the servers' last words."""
-        end = min(self._deadline, time.monotonic() + seconds)
-        while True:
-            self.tick()
-            if condition():
-                return
-            if self.load.errors:
-                raise self.load.errors[0]
-            if time.monotonic() > end:
-                raise OperationFailed(
-                    f"the demo waited {seconds:.0f} s in vain for this: {what}",
-                    cause=self.pair.last_words(),
-                    cure="is the machine very busy? Run it again; zmqha-demo.json holds the servers' logs",
-                )
-            time.sleep(_TICK_S)
+        try:
+            wait(condition, what, min(seconds, self._deadline - time.monotonic()), self.pair, self.load, self.tick)
+        except OperationFailed as error:
+            raise OperationFailed(
+                f"the demo {error.what}",
+                cause=error.cause,
+                cure="is the machine very busy? Run it again; zmqha-demo.json holds the servers' logs",
+            ) from error
 
     def pause(self, seconds: float) -> None:
         """Let it run."""
