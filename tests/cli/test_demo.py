@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from tests.cli.left_behind import left_behind
 from zmqha.cli import failure, run
 from zmqha.cli.demo import acts
 from zmqha.cli.demo.chart import chart
@@ -40,19 +41,6 @@ def start(place: Path, *arguments: str) -> "subprocess.Popen[str]":
     return subprocess.Popen(
         [*PROGRAM, *arguments], cwd=place, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-
-
-def left_behind(place: Path) -> list[str]:
-    """Processes that know the directory of this run, and what is in it."""
-    found = [str(path) for path in (place / "tmp").iterdir()]
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-        except OSError:
-            continue
-        if str(place) in command:
-            found.append(f"{entry.name}: {command}")
-    return found
 
 
 def check_report(report: dict[str, Any]) -> None:

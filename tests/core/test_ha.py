@@ -510,6 +510,20 @@ def test_t20_a_gateway_silent_for_both_changes_nothing() -> None:
     assert rig.state is State.ACTIVE
 
 
+def test_t20_a_gateway_that_comes_back_to_the_peer_first_changes_nothing() -> None:
+    """Both ask the same gateway, not in step: for up to a probe's period only one of them has its answer again."""
+    rig = Rig().active()
+    rig.gateway = False
+    rig.say(gateway=False)
+    rig.run(3000)
+    rig.say(gateway=True)
+    rig.run(700)
+    assert rig.state is State.ACTIVE
+    rig.gateway = True
+    rig.run(3000)
+    assert rig.state is State.ACTIVE
+
+
 # --- order rules ------------------------------------------------------------------------------------------------------------
 
 

@@ -296,7 +296,8 @@ class Guards(View):
             _gateway_silent,
         ),
         Condition(
-            "the peer's gateway answers", lambda view, now_ms: (peer := view.contact.beat) is not None and peer.gateway is True
+            "the peer's gateway answers for as long: it did not fall silent for both",
+            lambda view, now_ms: now_ms - view.peer_mute_ms > _cut_off_ms(view),
         ),
         _FRESH,
         Condition(

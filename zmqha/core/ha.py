@@ -292,6 +292,8 @@ class HA(Acts):
             self.right = False
             self.note("ha.right_lost", reason="a gateway probe failed while the peer was silent")
         peer = self.contact.beat
+        if peer is None or peer.gateway is not True:
+            self.peer_mute_ms = now_ms
         if (
             self.state is State.ACTIVE
             and self.step is Step.NONE
@@ -426,7 +428,7 @@ TABLE: tuple[Row, ...] = (
         "neither peer nor gateway for {isolated_ms}", "WAITING",
         "serves nobody; standing stays SOLE, T5 brings it back"),
     Row("T20", (_A,), HA.cut_off_from_clients, _hands_over,
-        "the own gateway is silent, the peer's answers", "hands over",
+        "the own gateway is silent, the peer's has answered all the time", "hands over",
         "clients reach the peer, not this server"),
     Row("T14", (_L,), HA.pair_ready, lambda ha, now: ha.pair_up(now, "the peer is in sync"),
         "the peer has copied everything and the link is stable", "ACTIVE",

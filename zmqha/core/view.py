@@ -123,6 +123,7 @@ class View:
         self.flapped_ms = LONG_AGO
         self.was_lost = True
         self.handed_over_ms = LONG_AGO
+        self.peer_mute_ms = now_ms  # when the peer's gateway was last not known to answer (T20)
 
     def fresh(self, now_ms: int) -> bool:
         """Is contact young enough to rest a one-shot decision on (F2)."""

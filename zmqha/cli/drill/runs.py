@@ -18,7 +18,7 @@ from zmqha.cli.drill.cases import Case
 from zmqha.cli.drill.scene import Scene
 from zmqha.errors import ZmqhaError
 
-FORM_S, SYNC_S, DRAIN_S, EQUAL_S = 15.0, 60.0, 20.0, 5.0
+FORM_S, SYNC_S, DRAIN_S = 15.0, 60.0, 20.0
 BEFORE_S = (0.3, 0.8)  # of load before the fault
 AFTER_S = 0.5  # of load after everything is in order again
 
@@ -88,7 +88,7 @@ class Runs:
         scene.pause(AFTER_S)
         load.stop_sending()
         scene.wait(load.ledger.is_complete, "every message is confirmed and received", DRAIN_S)
-        scene.wait(lambda: position_of(pair.rows()) is not None, "both stores stand at one position", EQUAL_S)
+        scene.wait(lambda: pair.in_sync() and position_of(pair.rows()) is not None, "both stores are equal", SYNC_S)
 
     def _ready_pair(self) -> Pair:
         if self._pair is None:

@@ -34,6 +34,11 @@ class Scene:
         """Changes with every change of the active server, or of the mode; None if the active does not answer."""
         return self.pair.row(self.active).get("epoch")
 
+    def stood_still(self) -> bool:
+        """Did the machine keep a server from running for longer than pause_ms: then it gives up its role, whatever else goes on."""
+        self.pair.new_events()
+        return any(event.name == "ha.gap" and event.time >= self.zero for event in self.pair.log)
+
     def must(self, holds: bool, otherwise: str) -> None:
         """What does not hold fails the run, which goes on."""
         if not holds:
