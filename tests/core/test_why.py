@@ -23,7 +23,7 @@ def test_a_passive_says_what_it_would_take_over_on() -> None:
 
     answer, rows = why(rig.ha, rig.now_ms), told(rig)
 
-    assert answer["sentence"] == "a is PASSIVE for 3.08 s: in sync."
+    assert answer["sentence"] == "a has been PASSIVE for 3.08 s: in sync."
     missing = rows["T8 STANDALONE"]["missing"]
     assert [sentence.partition(" (")[0] for sentence in missing] == [
         "no contact for 0.75 s", "nothing heard of the peer for 0.5 s", "3 gateway answers since the last contact, none failed"
@@ -81,7 +81,7 @@ def test_a_waiting_server_says_that_its_disk_forbids_it_to_begin_alone(standing:
 
     rows = told(rig)
 
-    assert rows["T5 STANDALONE"]["missing"] == [f"the disk says SOLE: nobody else may hold newer data (it says {standing})"]
+    assert rows["T5 STANDALONE"]["missing"] == [f"the disk says SOLE: nobody else may hold newer data (this store is {standing})"]
     assert "alone STANDALONE" not in rows, "a peer is configured, that cannot change"
 
 

@@ -55,17 +55,17 @@ def test_a_stale_server_says_why_it_waits_and_the_promotion_can_be_seen_afterwar
     with pair() as both:
         passive, active = both.passive(), both.active()
         words = zmqha(both, "why")
-        assert f"{passive} is PASSIVE for" in words and f"{active} is ACTIVE for" in words
+        assert f"{passive} has been PASSIVE for" in words and f"{active} has been ACTIVE for" in words
         assert "no contact for 0.75 s (last 0." in words and "What to do" not in words
         both.kill_both()
         both[passive].start()
         both.wait_settled_waiting(passive)
         (answer,) = as_json(both, "why", passive)
         t5 = next(row for row in answer["rows"] if row["row"] == "T5")
-        assert "the disk says SOLE: nobody else may hold newer data (it says paired)" in t5["missing"]
+        assert "the disk says SOLE: nobody else may hold newer data (this store is paired)" in t5["missing"]
         assert "zmqha promote --accept-loss-of-peer" in answer["cure"] and answer["acts"] == []
         zmqha(both, "promote", "--accept-loss-of-peer", code=1)  # nobody is there to be asked
-        assert "is promoted" in zmqha(both, "promote", "--accept-loss-of-peer", "--yes")
+        assert "serves alone from position" in zmqha(both, "promote", "--accept-loss-of-peer", "--yes")
         both.wait(lambda: both.state(passive) == "STANDALONE", "the promoted server serving")
         history = zmqha(both, "history")
         assert "promoted by" in history and f"{passive}, by an operator at 20" in history

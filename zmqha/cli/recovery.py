@@ -37,7 +37,8 @@ def promote(invocation: Invocation, accept_loss_of_peer: bool, server: str | Non
         name, host = _chosen(servers, server)
         invocation.confirm(f"{name} will serve; what only its peer holds is lost")
         answer = servers.ask(host, "promote", {"accept_loss_of_peer": accept_loss_of_peer, "by": _somebody()})
-    invocation.result(f"{name} is promoted: {_told(answer)}", answer)
+    position = f" from position {answer['position']} on" if isinstance(answer, dict) and "position" in answer else ""
+    invocation.result(f"{name} serves alone{position}. Who did it and when is kept: zmqha history", answer)
 
 
 @command(
@@ -80,7 +81,7 @@ def _chosen(servers: Servers, wanted: str | None) -> tuple[str, str]:
         raise OperationFailed(
             f"{len(fitting)} servers are WAITING" if fitting else "no server is WAITING",
             cause=", ".join(f"{name} is {row['state']}" for name, (_, row) in rows.items()),
-            cure="say which one with --server NAME, if you are sure",
+            cure="say which one with --server NAME, if you are sure" if fitting else "nothing is to be done here; ask: zmqha why",
         )
     return fitting[0], rows[fitting[0]][0]
 

@@ -61,7 +61,8 @@ def _name(answer: Any) -> str:
 
 def _paragraph(host: str, answer: Any, verbose: bool) -> str:
     if isinstance(answer, ZmqhaError):
-        return printable(f"{host} does not answer: {answer.cause or answer.what}")
+        about = [piece.removeprefix(f"{host}: ") for piece in answer.cause.split("; ") if piece.startswith(f"{host}: ")]
+        return printable(f"{host} does not answer: {'; '.join(about) or answer.cause or answer.what}")
     lines = [answer["sentence"]]
     rows = answer["rows"] if verbose else answer["rows"][:ROWS]
     if rows:

@@ -83,7 +83,7 @@ def _last_failed(view: View, now_ms: int) -> str:
 
 
 def _standing(view: View, now_ms: int) -> str:
-    return f"it says {view.facts.standing}"
+    return f"this store is {view.facts.standing}"
 
 
 def _peer_standing(view: View, now_ms: int) -> str:
@@ -217,7 +217,7 @@ class Guards(View):
     )
     elected = all_of(  # T3
         Condition(
-            "this store may serve (PAIRED or SOLE)",
+            "this store may serve: it is PAIRED or SOLE",
             lambda view, now_ms: view.facts.standing in (Standing.PAIRED, Standing.SOLE),
             _standing,
         ),
@@ -308,7 +308,7 @@ class Guards(View):
     active_may_leave = all_of(  # T12; a hand-over needs somebody to take over
         Condition("a stop or switchover is wanted", View.wants_to_leave),
         Condition(
-            "the peer is there, or it is a stop",
+            "the peer is there to take over, or it is a stop",
             lambda view, now_ms: view.leaving is not None and (view.leaving.exit or view.fresh(now_ms)),
         ),
         Condition(

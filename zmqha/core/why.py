@@ -60,8 +60,8 @@ def _copied(ha: HA) -> dict[str, Any]:
 
 
 def headline(ha: HA, now_ms: int) -> str:
-    """``edge-b is PASSIVE for 3 min 12 s: in sync.``"""
-    said = f"{ha.identity.node_id} is {ha.state} for {seconds(now_ms - ha.since_ms)}: {ha.reason}."
+    """``edge-b has been PASSIVE for 3 min 12 s: in sync.``"""
+    said = f"{ha.identity.node_id} has been {ha.state} for {seconds(now_ms - ha.since_ms)}: {ha.reason}."
     if ha.step is not Step.NONE:
         return f"{said} Now {DOING[ha.step]}; nothing else is decided until that is on the disk."
     if ha.leaving is not None:
