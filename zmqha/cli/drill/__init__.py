@@ -33,7 +33,7 @@ LIST_COLUMNS = (Column("Case"), Column("What"), Column("Gap limit", right=True),
 def drill(invocation: Invocation, wanted: str | None, listing: bool, repeat: int, seed: int | None, rate: int) -> None:
     """Break a throw-away pair on this machine in every way that needs no root, and count.
 
-    Takes about 70 s. Two real servers, real load, real faults; needs no network and leaves nothing behind. A gap is the
+    Takes about a minute. Two real servers, real load, real faults; needs no network and leaves nothing behind. A gap is the
     longest time without a confirm, from the fault on; its limits are generous, for busy machines. Exit code 1 if an
     acknowledged message was lost, one was stored twice, the two stores differ, or a gap is longer than its limit.
     """
