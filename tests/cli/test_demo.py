@@ -219,6 +219,47 @@ def test_nothing_passes_a_cut_cable_and_all_of_it_after_mending() -> None:
         other.close()
 
 
+@pytest.mark.parametrize(("towards", "arrives"), [("A", (False, True)), ("B", (True, False))])
+def test_a_cable_cut_towards_one_server_still_carries_the_other_way(towards: str, arrives: tuple[bool, bool]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as far:
+        port = far.getsockname()[1]
+        cable = Cable({port: "A"})
+        of_b = socket.create_connection((HOST, port), 2)
+        of_a = far.accept()[0]
+        ends = (of_a, of_b)
+        for end in ends:
+            end.settimeout(0.3)
+        of_b.sendall(b"one")
+        assert of_a.recv(10) == b"one"
+        cable.cut(towards)
+        of_b.sendall(b"two")
+        of_a.sendall(b"two")
+        for end, expected in zip(ends, arrives, strict=True):
+            if expected:
+                assert end.recv(10) == b"two"
+            else:
+                with pytest.raises(TimeoutError):
+                    end.recv(10)
+        cable.mend()
+        late = ends[arrives.index(False)]
+        late.settimeout(2)
+        assert late.recv(10) == b"two"
+        cable.close()
+        of_a.close()
+        of_b.close()
+
+
+def test_a_mute_gateway_refuses_until_it_speaks_again() -> None:
+    gateway = Gateway()
+    host, _, port = gateway.address.partition(":")
+    gateway.mute()
+    with pytest.raises(OSError):
+        socket.create_connection((host, int(port)), 0.5)
+    gateway.speak()
+    socket.create_connection((host, int(port)), 2).close()
+    gateway.close()
+
+
 def test_the_chart_needs_only_the_document(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(acts, "perform", planted)
     run(["demo", "--report", str(tmp_path)])
