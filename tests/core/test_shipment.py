@@ -1,6 +1,7 @@
 """A shipment survives the way there, and nothing else passes for one."""
 
 import random
+import struct
 
 import pytest
 from hypothesis import given, settings
@@ -21,8 +22,13 @@ def meta(txn: int, last_page: int = 1000) -> bytes:
 
 
 def example(size: int = 3, base: Position = BASE, epoch: Epoch = EPOCH) -> Shipment:
-    pages = Pages([(10, size)], [(5, 100, 4000), (7, 16, 4096)], random.Random(1).randbytes(4096 * size + 196 + 16))
-    return shipment.build(epoch=epoch, base=base, old_meta=meta(8), to_txn=9, new_meta=meta(9), psize=4096, pages=pages)
+    noise = random.Random(1).randbytes
+    run = struct.pack("<QHHI", 10, 0, 4, size) + noise(4096 * size - 16)
+    pages = Pages([(10, size)], [(5, 100, 4000), (7, 16, 4096)], run + noise(196 + 16))
+    return shipment.build(
+        epoch=epoch, base=base, old_meta=meta(8), to_txn=9, new_meta=meta(9), psize=4096, pages=pages, freed=[(4, 1), (20, 3)],
+        digest=0x0123456789ABCDEF,
+    )  # fmt: skip
 
 
 def test_encoding_and_decoding_give_the_same_shipment() -> None:
@@ -81,7 +87,9 @@ def test_tables_that_do_not_fit_payload_or_file_are_refused() -> None:
         ([], [(5, 200, 100)], 4196),
     ):
         pages = Pages(runs, compact, bytes(size))
-        ship = shipment.build(epoch=EPOCH, base=BASE, old_meta=meta(8), to_txn=9, new_meta=meta(9), psize=4096, pages=pages)
+        ship = shipment.build(
+            epoch=EPOCH, base=BASE, old_meta=meta(8), to_txn=9, new_meta=meta(9), psize=4096, pages=pages, units=[]
+        )
         with pytest.raises(ProtocolError):
             shipment.decode(ship.head, ship.payload, BASE.chain)
 

@@ -9,6 +9,7 @@ import lmdb
 from zmqha.core.lmdb_page import Meta
 from zmqha.core.position import NOWHERE, Epoch, Position
 from zmqha.core.shipment import Shipment
+from zmqha.store.census import Census
 from zmqha.store.page_file import PageReader
 
 EPOCH = Epoch(3, 0xFEDCBA9876543210)
@@ -62,15 +63,23 @@ class SourceStore:
         self.meta: Meta = self.reader.metas()[0]
         self.position: Position = NOWHERE
         self.held: list[lmdb.Transaction] = []
+        self.census: Census | None = None
         self.next_key = 0
 
     def close(self) -> None:
         self.release()
+        if self.census is not None:
+            self.census.close()
         self.reader.close()
         self.env.close()
 
     def hold(self) -> None:
         self.held.append(self.env.begin())
+
+    def count(self) -> Census:
+        """Keep the sums of all pages from here on."""
+        self.census = Census(self.reader, self.meta, None, self.env.begin().abort)
+        return self.census
 
     def release(self) -> None:
         for txn in self.held:
@@ -87,7 +96,7 @@ class SourceStore:
         new = self.reader.newest()
         if new.txnid == self.meta.txnid:
             return []
-        ship = self.reader.ship(EPOCH, self.position, self.meta, new)
+        ship = self.reader.ship(EPOCH, self.position, self.meta, new, self.census)
         self.meta, self.position = new, ship.position
         return [ship]
 

@@ -44,7 +44,7 @@ class Acts(Guards):
         """Serve alone: SOLE(e+1) durable before the first lone confirmation (O1)."""
         peer_counter = self.contact.beat.epoch.counter if self.contact.beat else 0
         epoch = Epoch(max(self.facts.epoch.counter, self.epoch.counter, peer_counter) + 1, self.random.getrandbits(64))
-        self.facts = self.facts._replace(epoch=epoch, standing=Standing.SOLE, reason=reason)
+        self.facts = self.facts._replace(epoch=epoch, standing=Standing.SOLE, reason=reason, doubted=False)
         # Since when nobody served, as far as this node knows: an active server never stopped for its own clients.
         since = max(self.contact.contact_ms, self.started_ms)
         outage_ms = 0 if self.state is State.WAITING and not self.lineage else now_ms - since
@@ -56,7 +56,7 @@ class Acts(Guards):
         """ACTIVE: confirms are held from here on until the peer has accepted (O2)."""
         epoch = Epoch(max(self.facts.epoch.counter, self.epoch.counter) + 1, self.random.getrandbits(64))
         self.facts = self.facts._replace(epoch=epoch, standing=Standing.PAIRED, reason=reason)
-        self.granted = self.right = False
+        self.granted = self.right = self.damage_accepted = False
         self.step = Step.PAIR
         self.enter(State.ACTIVE, reason, now_ms)
         self.actions.append(PairUp(self.facts, epoch, reason))
@@ -76,7 +76,7 @@ class Acts(Guards):
         """WAITING: no role, no right; a new session, so nothing said in the old one can take effect."""
         if self.leaving is not None:
             self.leaving.left_ms = now_ms
-        self.right = self.granted = self.gap_seen = False
+        self.right = self.granted = self.gap_seen = self.damage_accepted = False
         self.dead_since_ms, self.unfit = None, ""
         self.enter(State.WAITING, reason, now_ms)
         self.renew(now_ms)
@@ -87,6 +87,15 @@ class Acts(Guards):
         self.facts = self.facts._replace(standing=Standing.BEHIND, reason=reason)
         self.actions.append(SaveFacts(self.facts))
         self.fall(now_ms, reason)
+
+    def give_up_store(self, now_ms: int, why: str) -> None:
+        """T18: this store must not serve; its bytes come from the peer again."""
+        self.damage = ""
+        self.facts = self.facts._replace(doubted=True)
+        if self.state is State.WAITING:
+            self.doubt(why, now_ms)
+        else:
+            self.yield_store(now_ms, why)
 
     def inspect(self, now_ms: int, *, discard: bool = False) -> None:
         self.step = Step.INSPECT

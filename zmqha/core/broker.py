@@ -37,6 +37,7 @@ from zmqha.core.events import (
     CopyBegun,
     CopyDone,
     CopyPart,
+    Damaged,
     DeathNotice,
     Event,
     FactsSaved,
@@ -46,6 +47,7 @@ from zmqha.core.events import (
     Journalled,
     Probed,
     RoundDone,
+    Scrubbed,
     ShipmentRefused,
     StoreBeat,
     TableNeeded,
@@ -89,6 +91,7 @@ class Broker:
         self._dropped_ms = LONG_AGO
         self._held = False
         self._room = True
+        self.scrubbed = Scrubbed()
         self._copy_bytes = 0  # what the copy needs for which there was no space
         self._told_epoch = NO_EPOCH  # what clients see
         self._paused_until_ms = LONG_AGO
@@ -159,6 +162,8 @@ class Broker:
                 self._store_beat(event)
             case ShipmentRefused(reason):
                 self.ha.give_up_copy(f"a shipment was refused: {reason}")
+            case Damaged(why):
+                self.ha.damaged(why)
             case JournalFull():
                 self.ha.store_full = True
                 self._copy_bytes = self.follower.total_bytes
@@ -321,6 +326,7 @@ class Broker:
     def _store_beat(self, event: StoreBeat) -> None:
         """Producers are refused before the disk is full, so that consumers can always acknowledge and drain."""
         ha = self.ha
+        self.scrubbed = event.scrubbed
         ha.progress, ha.busy, ha.free = event.progress, event.busy, event.free_share
         enough = event.free_bytes >= self._disk_reserve_bytes
         if ha.store_full and enough and event.free_bytes >= max(self._copy_bytes, event.used_bytes):

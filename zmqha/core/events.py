@@ -175,18 +175,35 @@ class CopyDone(NamedTuple):
     meta: bytes
 
 
+class Damaged(NamedTuple):
+    """The store that is open here, or the copy that this node follows with, does not hold what was written: it must not serve."""
+
+    why: str  # names the page, or the transaction after which the copy differs
+
+
+class Scrubbed(NamedTuple):
+    """What the digest and the scrub have come to since the start."""
+
+    digest: float = 0.0  # share of the page sums that is built, 0..1; -1: off, the store is too large
+    bytes: int = 0  # read and compared
+    cycles: int = 0  # over the whole store
+    cycle_ms: int = 0  # how long the last one took
+    damaged: int = 0  # pages found wrong in the store that is open
+
+
 class StoreBeat(NamedTuple):
-    """How the store thread does, several times a second: a rising counter, whether work waits, and the space left."""
+    """How the store thread does, several times a second: a rising counter, whether work waits, the space left, the scrub."""
 
     progress: int
     busy: bool
     free_share: float
     free_bytes: int
     used_bytes: int
+    scrubbed: Scrubbed = Scrubbed()
 
 
 Event = (
     ControlIn | BulkIn | Probed | DeathNotice | ClientIn | ClientGone | Inspected | FactsSaved | Claimed | Committed | CommitRefused
     | Journalled | TablePart | ShipmentRefused | JournalFull | Fetched | TableNeeded | CopyBegun | CopyPart | RoundDone | CopyDone
-    | StoreBeat
+    | Damaged | StoreBeat
 )  # fmt: skip

@@ -24,6 +24,7 @@ class NodeFacts(NamedTuple):
     standing: Standing = Standing.NEW
     reason: str = ""  # of the last change of standing
     audit: tuple[str, ...] = ()  # last operator acts, oldest first
+    doubted: bool = False  # BEHIND: the store was found not to hold what was written; its position says nothing about its bytes
 
     def bounded(self) -> "NodeFacts":
         """The same with everything that grows cut to its limit, oldest first."""

@@ -224,6 +224,11 @@ class Guards(View):
         _FRESH,
         _STAYS,
         _PEER_WAITS,
+        Condition(
+            "the peer did not serve later than this server, only to lose its store",
+            lambda view, now_ms: not view.peer_lost_newer(),
+            _peer_standing,
+        ),
         Condition("this store is the better one", _is_better, _peer_standing),
     )
     first_start = all_of(  # T19

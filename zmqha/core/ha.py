@@ -198,6 +198,13 @@ class HA(Acts):
         if self.state in (State.PASSIVE, State.PASSIVE_SYNC):
             self.unfit = reason
 
+    def damaged(self, why: str) -> None:
+        """The open store, or the copy, does not hold what was written (T18)."""
+        if self.damage_accepted:
+            self.note("ha.damage_accepted", reason=why)
+        else:
+            self.damage = self.damage or why
+
     # --- operators ----------------------------------------------------------------------------------------------------------
 
     def leave(self, reason: str, now_ms: int, *, exit: bool) -> None:
@@ -229,6 +236,7 @@ class HA(Acts):
                 cause=self.store_fault or "it was lost, or its first copy was never finished",
                 cure="start the other server; this one copies by itself",
             )
+        self.damage_accepted = self.facts.standing is Standing.BEHIND
         act = f"{wall} promoted by {who} at {self.position}, peer lost"
         self.facts = self.facts._replace(audit=(*self.facts.audit, act)).bounded()
         self.claim(now_ms, f"promoted by {who}")
@@ -315,7 +323,7 @@ class HA(Acts):
         if self.state is State.PASSIVE and grant.position.epoch == self.epoch:
             return
         self.accepting, self.accept_session = grant.position, self.contact.session
-        self.facts = self.facts._replace(epoch=grant.position.epoch, standing=Standing.PAIRED, reason="in sync")
+        self.facts = self.facts._replace(epoch=grant.position.epoch, standing=Standing.PAIRED, reason="in sync", doubted=False)
         self.step = Step.ACCEPT
         self.actions.append(SaveFacts(self.facts))
 
@@ -375,6 +383,9 @@ _W, _S, _P, _A, _L = State.WAITING, State.PASSIVE_SYNC, State.PASSIVE, State.ACT
 
 # fmt: off
 TABLE: tuple[Row, ...] = (
+    Row("T18 rot", (_W, _S, _P, _A, _L), HA.is_damaged, lambda ha, now: ha.give_up_store(now, ha.damage),
+        "the scrub, or the digest of a transaction, found other bytes in the store than were written", "WAITING, BEHIND",
+        "bytes on the disk are not those that were written: they must not be served, nor copied"),
     Row("T9 gap", (_S, _P, _A), HA.had_gap, _falls("an own gap: others may have acted meanwhile"),
         "this server itself stood still for longer than {pause_ms}", "WAITING",
         "F3: what was heard before is stale"),
@@ -402,7 +413,7 @@ TABLE: tuple[Row, ...] = (
     Row("T10", (_A, _P), HA.t10_yield, _falls("the waiting peer knows a higher epoch"),
         "the peer says, in fresh contact, that it has no role, and it knows a higher epoch or is SOLE", "WAITING",
         "T3 decides with all facts on the table"),
-    Row("T18 chain", (_P,), HA.chain_differs, lambda ha, now: ha.yield_store(now, "the copy differs from the active's store"),
+    Row("T18 chain", (_P,), HA.chain_differs, lambda ha, now: ha.give_up_store(now, "the copy differs from the active's store"),
         "same epoch and transaction as the active, other digest", "WAITING, BEHIND",
         "the running digest is compared in every heartbeat; a wrong copy must never serve"),
     Row("T16 solo", (_P,), HA.master_gone_solo, _falls("the active went on without this server"),

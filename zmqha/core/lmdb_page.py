@@ -146,8 +146,20 @@ def free_count(buf: Buffer, meta: Meta) -> int:
         raise _damaged(meta, error) from error
 
 
+class Changes(NamedTuple):
+    """What the transactions between two snapshots did to pages."""
+
+    written: list[int]  # in use by the newer one and not by the older one, rising
+    freed: list[tuple[int, int]]  # the other way round, as runs
+
+
 def changed_pages(buf: Buffer, old: Meta, new: Meta) -> list[int]:
-    """Pages in use by ``new`` that ``old`` did not use, rising: exactly what the transactions between them wrote.
+    """Pages that the transactions between two snapshots wrote, rising. See ``changes``."""
+    return changes(buf, old, new).written
+
+
+def changes(buf: Buffer, old: Meta, new: Meta) -> Changes:
+    """Pages that the transactions between two snapshots wrote, and those that they freed.
 
     Exact only while no page of ``old`` was reused (see above); beyond that the answer is wrong or StoreDamaged.
     """
@@ -164,10 +176,13 @@ def changed_pages(buf: Buffer, old: Meta, new: Meta) -> list[int]:
         raise _damaged(new, error) from error
     for key in [key for key, ids in before.items() if after.get(key) == ids]:
         del before[key], after[key]
-    changed = set(_ids(before.values()))
-    changed.update(range(old.last_pg + 1, new.last_pg + 1))
-    changed.difference_update(_ids(after.values()))
-    return sorted(changed)
+    free_before, free_after = set(_ids(before.values())), set(_ids(after.values()))
+    last = old.last_pg
+    freed = free_after - free_before
+    if new.last_pg > last:
+        free_before.update(range(last + 1, new.last_pg + 1))
+        freed = {page for page in freed if page <= last}
+    return Changes(sorted(free_before - free_after), runs_of(sorted(freed)))
 
 
 def live_runs(buf: Buffer, meta: Meta) -> list[tuple[int, int]]:
@@ -285,14 +300,15 @@ def _damaged(meta: Meta, error: Exception) -> StoreDamaged:
 # --- page contents ----------------------------------------------------------------------------------------------------------
 
 
-def unit_at(buf: memoryview, psize: int, page: int) -> tuple[int, int]:
-    """(pages, sum) of the unit in use that begins at ``page``: a branch or leaf page, or a whole overflow run.
+def unit_at(buf: memoryview, psize: int, page: int, first: int = 0) -> tuple[int, int]:
+    """(pages, sum) of the unit in use that begins at ``page``: a branch or leaf page, or a whole overflow run. ``buf`` begins with
+    page ``first``.
 
     The sum is xxh3_64, seeded with the page number, of what a shipment carries of it: [0, lower) + [upper, page size), or everything.
     So two stores hold the same unit exactly where their sums are equal, whatever stands in the hole. Raises StoreDamaged if the page
     is not what it says; only for pages that are known to be in use and to begin a unit.
     """
-    at = page * psize
+    at = (page - first) * psize
     if at + psize > len(buf):
         raise StoreDamaged(f"page {page} lies behind the end of the store file")
     number, _, flags, lower, upper = _header(buf, at)
@@ -308,6 +324,14 @@ def unit_at(buf: memoryview, psize: int, page: int) -> tuple[int, int]:
     if pages < 1 or at + pages * psize > len(buf):
         raise StoreDamaged(f"the overflow run of {pages} pages at {page} is not whole")
     return pages, xxhash.xxh3_64_intdigest(buf[at : at + pages * psize], page)
+
+
+def unit_pages(head: memoryview) -> int:
+    """How many pages long the unit is, by the beginning of its first page."""
+    if len(head) < _HEADER_BYTES:
+        return 1
+    _, _, flags, lower, upper = _header(head, 0)
+    return lower | upper << 16 if flags == _OVERFLOW else 1
 
 
 def collect(buf: memoryview, psize: int, pages: Sequence[int]) -> Pages:

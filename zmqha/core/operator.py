@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from zmqha.core.client_protocol import VERSION as PROTOCOL
 from zmqha.core.contact import LONG_AGO
 from zmqha.core.peer_protocol import Beat, Standing, State, Sub
+from zmqha.core.view import SERVING
 from zmqha.core.why import why
 from zmqha.errors import OperationFailed
 
 if TYPE_CHECKING:
     from zmqha.core.broker import Broker
+    from zmqha.core.ha import HA
 
 
 class Pair(NamedTuple):
@@ -83,7 +85,9 @@ class Operator:
             "copy": broker.source.progress() if broker.serving else None,
             "equal": (peer.position == ha.position) if peer is not None and heard else None,
             "sentence": self.sentence(broker, now_ms),
-            "needs_operator": bool(ha.diverged or ha.contact.foreign or (heard and ha.mismatch())),
+            "needs_operator": bool(
+                ha.diverged or ha.contact.foreign or (heard and ha.mismatch()) or self._damage_needs_operator(ha, heard)
+            ),
         }
 
     def sentence(self, broker: "Broker", now_ms: int) -> str:
@@ -120,6 +124,16 @@ class Operator:
             )
         if heard and ha.mismatch():
             return f"{ha.mismatch()}; they cannot copy from each other."
+        if ha.facts.doubted:
+            return (
+                f"the store of {me} is damaged ({ha.facts.reason}) and is copied again as soon as {other or 'a peer'} serves. "
+                f"To serve what it holds all the same: zmqha promote --accept-loss-of-peer on {me}."
+            )
+        if heard and ha.peer_lost_newer():
+            return (
+                f"{other} served alone after {me} was in sync, and its store cannot be used ({ha.peer.reason if ha.peer else ''}). "
+                f"zmqha promote --accept-loss-of-peer on {other} serves what is left there; on {me} it loses what {other} took alone."
+            )
         if heard:
             return f"{me} has contact with {other} and settles with it now ({ha.reason})."
         match ha.durable.standing:
@@ -153,6 +167,11 @@ class Operator:
             return "wait: the copy is under way"
         return ""
 
+    def _damage_needs_operator(self, ha: "HA", heard: bool) -> bool:
+        """Nobody serves, and nobody will by itself: one store is damaged, the other lacks what that one confirmed alone."""
+        served = heard and ha.peer is not None and ha.peer.state in SERVING
+        return ha.state is State.WAITING and not served and (ha.facts.doubted or (heard and ha.peer_lost_newer()))
+
     # --- rows of the table --------------------------------------------------------------------------------------------------
 
     def _own_row(self, broker: "Broker", now_ms: int) -> dict[str, Any]:
@@ -180,6 +199,7 @@ class Operator:
             "version": self.pair.version,
             "since_ms": now_ms - ha.since_ms,
             "acts": acts(ha.durable.audit),
+            "scrub": broker.scrubbed._asdict(),
         }
 
     def _peer_row(self, broker: "Broker", peer: Beat | None, now_ms: int) -> dict[str, Any] | None:

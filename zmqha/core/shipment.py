@@ -4,18 +4,22 @@ Layout of an encoded shipment (little-endian), deterministic for given (old meta
 it and a restarted node computes it again from its two meta pages::
 
     head    u32 magic "ZSHP" | u16 version | u16 0 | u32 page size | u32 0 (alignment)
-            u64 epoch counter | u64 epoch nonce | u64 from txn | u64 to txn
+            u64 epoch counter | u64 epoch nonce
+            u64 digest        (of the active's whole store after this transaction, ``page_sums``; 0: not known yet)
+            u64 digest check  (xxh3_64 of the digest, seeded with the transaction)
+            u64 from txn      | u64 to txn
             u64 base check    (xxh3_64 of the old meta body bytes [8:120): both database records, last page, txn)
-            u64 payload check (xxh3_64 of the payload)
-            u32 runs          | u32 compact pages
+            u64 payload check (``page_sums.check_of`` the units in the payload, so every byte is summed once for both)
+            u32 runs          | u32 compact pages | u32 freed runs
             120 B meta body   (bytes [32,152) of the meta page that the transaction wrote)
             runs x (u64 first page, u32 pages)          whole pages, in the payload one after the other
             compact x (u64 page, u16 lower, u16 upper)  pages whose hole [lower, upper) is left out
+            freed x (u64 first page, u32 pages)         pages in use before and not after
     payload the pages of the runs, then [0,lower) + [upper,psize) of each compact page
 
-``H(to) = sha256(H(from) + head without the epoch)``; the payload's check is inside the head. The epoch stays outside the digest,
-because the node that computes H again after a start knows the pages, not under which epoch a transaction without lineage record
-ran.
+``H(to) = sha256(H(from) + head without epoch and digest)``; the payload's check is inside the head. Epoch and digest stay outside,
+because the node that computes H again after a start knows the pages of one transaction, not under which epoch a transaction without
+lineage record ran, nor the sums of the whole store.
 
 A shipment above ``limits.CHUNK_BYTES_MAX`` travels, and is journalled, as several *chunks*; the first carries the head. This file
 encodes and decodes; it finds no pages (``lmdb_page``) and writes none (``store.page_file``).
@@ -28,17 +32,18 @@ from typing import NamedTuple
 
 import xxhash
 
-from zmqha.core import limits
+from zmqha.core import limits, page_sums
+from zmqha.core.page_sums import Runs, Units
 from zmqha.core.position import Epoch, Position
 from zmqha.errors import ProtocolError
 
 META_BODY_BYTES = 120
 _MAGIC = 0x5048535A
-_VERSION = 1
-_FIXED = struct.Struct("<IHHII QQQQ QQ II")
-_EPOCH_AT = slice(16, 32)
+_VERSION = 2
+_FIXED = struct.Struct("<IHHII QQQQ QQ QQ III")
+_UNCHAINED = slice(16, 48)  # epoch, digest and its check
 _PAYLOAD_CHECK = struct.Struct("<Q")
-_PAYLOAD_CHECK_AT = 56
+_PAYLOAD_CHECK_AT = 72
 _META_END = struct.Struct("<QQ")  # last page, txn
 _RUN = struct.Struct("<QI")
 _COMPACT = struct.Struct("<QHH")
@@ -64,6 +69,9 @@ class Shipment(NamedTuple):
     compact: list[tuple[int, int, int]]
     head: bytes
     payload: bytes
+    freed: Runs = ()
+    digest: int = page_sums.NOT_KNOWN  # of the active's store after it
+    units: Units = ()  # what the payload holds
 
     @property
     def size(self) -> int:
@@ -89,23 +97,28 @@ def base_check(meta_body: bytes) -> int:
     return xxhash.xxh3_64_intdigest(meta_body[8:META_BODY_BYTES])
 
 
-def build(*, epoch: Epoch, base: Position, old_meta: bytes, to_txn: int, new_meta: bytes, psize: int, pages: Pages) -> Shipment:
-    """Encode one commit on top of ``base`` and compute its chain digest."""
-    payload_check = xxhash.xxh3_64_intdigest(pages.payload)
+def build(
+    *, epoch: Epoch, base: Position, old_meta: bytes, to_txn: int, new_meta: bytes, psize: int, pages: Pages, freed: Runs = (),
+    units: Units | None = None, digest: int = page_sums.NOT_KNOWN,
+) -> Shipment:  # fmt: skip
+    """Encode one commit on top of ``base`` and compute its chain digest. ``units`` are those of ``pages``, if known already."""
+    if units is None:
+        units = page_sums.units_of(pages.payload, psize, pages.runs, pages.compact)
     check = base_check(old_meta)
     fixed = _FIXED.pack(
-        _MAGIC, _VERSION, 0, psize, 0, epoch.counter, epoch.nonce, base.txn, to_txn, check, payload_check,
-        len(pages.runs), len(pages.compact),
+        _MAGIC, _VERSION, 0, psize, 0, epoch.counter, epoch.nonce, digest, _digest_check(digest, to_txn), base.txn, to_txn, check,
+        page_sums.check_of(units), len(pages.runs), len(pages.compact), len(freed),
     )  # fmt: skip
     head = b"".join((
         fixed,
         new_meta,
-        *(_RUN.pack(*run) for run in pages.runs),
-        *(_COMPACT.pack(*page) for page in pages.compact),
+        *[_RUN.pack(*run) for run in pages.runs],
+        *[_COMPACT.pack(*page) for page in pages.compact],
+        *[_RUN.pack(*run) for run in freed],
     ))  # fmt: skip
-    chain = _chain(base.chain, head)
+    position = Position(epoch, to_txn, _chain(base.chain, head))
     return Shipment(
-        Position(epoch, to_txn, chain), base.txn, psize, new_meta, check, pages.runs, pages.compact, head, pages.payload
+        position, base.txn, psize, new_meta, check, pages.runs, pages.compact, head, pages.payload, list(freed), digest, units
     )
 
 
@@ -118,26 +131,32 @@ def decode_head(head: bytes, base_chain: bytes) -> Shipment:
     """A shipment still without its pages: enough to know whether it may be applied, and where it leads."""
     if len(head) < _FIXED.size + META_BODY_BYTES:
         raise ProtocolError(f"a shipment's head of {len(head)} bytes is too short")
-    magic, version, _, psize, _, counter, nonce, from_txn, to_txn, check, _, runs, compact = _FIXED.unpack_from(head)
+    magic, version, _, psize, _, counter, nonce, digest, digest_check, from_txn, to_txn, check, _, runs, compact, freed = (
+        _FIXED.unpack_from(head)
+    )
     if magic != _MAGIC or version != _VERSION:
         raise ProtocolError("not a shipment of a version known here")
     tables = _FIXED.size + META_BODY_BYTES
-    if len(head) != tables + runs * _RUN.size + compact * _COMPACT.size:
+    if len(head) != tables + (runs + freed) * _RUN.size + compact * _COMPACT.size:
         raise ProtocolError("a shipment's head does not hold the tables it announces")
     meta = head[_FIXED.size : tables]
     last_page, meta_txn = _META_END.unpack_from(meta, META_BODY_BYTES - _META_END.size)
     if not from_txn < to_txn == meta_txn:
         raise ProtocolError(f"a shipment from {from_txn} to {to_txn} carries the meta page of {meta_txn}")
+    if digest_check != _digest_check(digest, to_txn):
+        raise ProtocolError(f"the digest of transaction {to_txn} does not match its checksum")
     view = memoryview(head)
-    middle = tables + runs * _RUN.size
-    run_table = list(_RUN.iter_unpack(view[tables:middle]))
-    compact_table = list(_COMPACT.iter_unpack(view[middle:]))
-    if any(page < 2 or count < 1 or page + count > last_page + 1 for page, count in run_table):
+    compact_at = tables + runs * _RUN.size
+    freed_at = compact_at + compact * _COMPACT.size
+    run_table = list(_RUN.iter_unpack(view[tables:compact_at]))
+    compact_table = list(_COMPACT.iter_unpack(view[compact_at:freed_at]))
+    freed_table = list(_RUN.iter_unpack(view[freed_at:]))
+    if any(page < 2 or count < 1 or page + count > last_page + 1 for page, count in (*run_table, *freed_table)):
         raise ProtocolError(f"transaction {to_txn} carries pages outside the file")
     if any(not (2 <= page <= last_page and 16 <= lower <= upper <= psize) for page, lower, upper in compact_table):
         raise ProtocolError(f"transaction {to_txn} carries pages outside the file")
     position = Position(Epoch(counter, nonce), to_txn, _chain(base_chain, head))
-    return Shipment(position, from_txn, psize, meta, check, run_table, compact_table, head, b"")
+    return Shipment(position, from_txn, psize, meta, check, run_table, compact_table, head, b"", freed_table, digest)
 
 
 def payload_size(empty: Shipment) -> int:
@@ -149,9 +168,11 @@ def payload_size(empty: Shipment) -> int:
 def fill(empty: Shipment, payload: bytes) -> Shipment:
     """Give a shipment out of ``decode_head`` its pages; raises ProtocolError if they are not the ones it announces."""
     announced = _PAYLOAD_CHECK.unpack_from(empty.head, _PAYLOAD_CHECK_AT)[0]
-    if len(payload) != payload_size(empty) or xxhash.xxh3_64_intdigest(payload) != announced:
-        raise ProtocolError(f"the pages of transaction {empty.position.txn} do not match their checksum")
-    return empty._replace(payload=payload)
+    if len(payload) == payload_size(empty):
+        units = page_sums.units_of(payload, empty.psize, empty.runs, empty.compact)
+        if page_sums.check_of(units) == announced:
+            return empty._replace(payload=payload, units=units)
+    raise ProtocolError(f"the pages of transaction {empty.position.txn} do not match their checksum")
 
 
 def chunks(shipment: Shipment) -> Iterator[Chunk]:
@@ -167,8 +188,12 @@ def chunks(shipment: Shipment) -> Iterator[Chunk]:
         yield Chunk(shipment.position, index, count, shipment.head if index == 0 else b"", piece)
 
 
+def _digest_check(digest: int, txn: int) -> int:
+    return xxhash.xxh3_64_intdigest(digest.to_bytes(8, "little"), txn)
+
+
 def _chain(base: bytes, head: bytes) -> bytes:
     digest = hashlib.sha256(base)
-    digest.update(head[: _EPOCH_AT.start])
-    digest.update(head[_EPOCH_AT.stop :])
+    digest.update(head[: _UNCHAINED.start])
+    digest.update(head[_UNCHAINED.stop :])
     return digest.digest()

@@ -112,6 +112,8 @@ class View:
         self.turn_ms = now_ms
         self.gap_seen = False
         self.unfit = ""  # why the store cannot go on as a copy
+        self.damage = ""  # what is wrong in the store, until the disk says that it is BEHIND
+        self.damage_accepted = False  # an operator promoted this very store as it is
         self.dead_since_ms: int | None = None
         self.accepting: Position | None = None
         self.accept_session = NO_SESSION
@@ -124,6 +126,11 @@ class View:
         self.was_lost = True
         self.handed_over_ms = LONG_AGO
         self.peer_mute_ms = now_ms  # when the peer's gateway was last not known to answer (T20)
+
+    @property
+    def store_doubted(self) -> bool:
+        """Was the own store found not to hold what was written: a copy must not build on its position."""
+        return self.facts.doubted
 
     def fresh(self, now_ms: int) -> bool:
         """Is contact young enough to rest a one-shot decision on (F2)."""
@@ -152,7 +159,7 @@ class View:
     def held(self) -> Held:
         """What a copy may build on."""
         complete = self.store_present and not self.store_fault
-        return Held(self.position if complete else NOWHERE, partial=self.store_partial)
+        return Held(self.position if complete else NOWHERE, partial=self.store_partial, trusted=not self.store_doubted)
 
     # --- guards -------------------------------------------------------------------------------------------------------------
 
@@ -214,6 +221,12 @@ class View:
         """
         failed_ms = self.vote.last_failed_ms
         return failed_ms is None or now_ms - failed_ms > REJOIN_MS + self.timers.decide_ms
+
+    def peer_lost_newer(self) -> bool:
+        """The peer served after this node was in sync, and cannot use its store any more: what it confirmed then is not here (I3)."""
+        peer = self.contact.beat
+        behind = peer is not None and peer.standing is Standing.BEHIND and peer.epoch.counter > self.facts.epoch.counter
+        return behind and self.facts.standing is Standing.PAIRED
 
     def both_new(self, now_ms: int) -> bool:
         """T19: neither of the two has ever held data."""
@@ -277,6 +290,13 @@ class View:
             and (peer.position.epoch, peer.position.txn) == (self.position.epoch, self.position.txn)
             and peer.position.chain != self.position.chain
         )
+
+    def is_damaged(self, now_ms: int) -> bool:
+        """T18. Not in the middle of a grant: nothing is confirmed then, and the peer may hold everything a moment later."""
+        if not self.damage:
+            return False
+        granting = self.state is State.ACTIVE and not self.granted
+        return not granting or self.peer_gave_up(now_ms) or self.age(now_ms) > self.timers.lost_ms
 
     def link_stable(self, now_ms: int) -> bool:
         return self.fresh(now_ms) and now_ms - self.contact.unbroken_since_ms >= self.stable_need_ms

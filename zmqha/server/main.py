@@ -116,7 +116,10 @@ def _start_watcher(config: Config, keyring: Keyring, facts: NodeFacts) -> int:
 def _serve(config: Config, keyring: Keyring, disk: Disk) -> int:
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     mailbox: Mailbox[Event] = Mailbox()
-    store = StoreThread(config.own.data_dir, disk.state, config.name, config.limits.journal_segment_bytes, mailbox.put)
+    limits = config.limits
+    store = StoreThread(
+        config.own.data_dir, disk.state, config.name, limits.journal_segment_bytes, mailbox.put, limits.scrub_mib_per_s
+    )
     context = new_context()
     try:
         network = open_network(config, keyring, context)
@@ -268,6 +271,7 @@ class Signals:
         logs.set_level(self.config.log.level)
         node.broker.service.reconfigure(service_settings(self.config))
         node.broker.set_space_limits(self.config.limits.disk_reserve_bytes, self.config.limits.store_max_bytes)
+        node.store.scrub.mib_per_s = self.config.limits.scrub_mib_per_s
         if any(change.startswith("gateway.") for change in applied) and node.network.prober is not None:
             node.network.prober.close()
             node.network.prober = open_prober(self.config)

@@ -53,6 +53,7 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     journal_segment_bytes: int = 64 * bounds.MIB
     cache_bytes: int = bounds.CACHE_BYTES
     sessions_max: int = bounds.SESSIONS_MAX
+    scrub_mib_per_s: int = 16  # how fast the store's file is read again and compared with what was written; 0: not at all
 
 
 class Security(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

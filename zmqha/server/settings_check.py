@@ -25,6 +25,7 @@ _RANGES: dict[str, tuple[int, int]] = {
     "journal_segment_bytes": (bounds.MIB, 1 << 32),
     "cache_bytes": (0, 1 << 40),
     "sessions_max": (1, 10_000),
+    "scrub_mib_per_s": (0, 10_000),
 }
 
 

@@ -18,12 +18,14 @@ import lmdb
 
 from zmqha.core import limits
 from zmqha.core.lmdb_page import Meta
+from zmqha.core.page_sums import PageSums
 from zmqha.core.position import GENESIS, Epoch, Lineage, LineageEntry, Mode, Position
 from zmqha.core.shipment import Shipment
 from zmqha.core.work import CursorRow, DestinationRow, ProducerRow, Stored, StoreImage, Work
 from zmqha.errors import StoreDamaged, StoreFull
 from zmqha.store import records
 from zmqha.store.absence import Absence
+from zmqha.store.census import Census
 from zmqha.store.crash import crash_point
 from zmqha.store.node_state import sync_directory
 from zmqha.store.page_file import STORE_FILE, PageReader
@@ -40,8 +42,9 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 class LmdbStore:
     """An open store. ``position`` is where it stands, chain digest included."""
 
-    def __init__(self, directory: Path, position: Position | None) -> None:
-        """Open ``directory``'s store; create it if ``position`` is None. Raises StoreDamaged if it is not what it must be."""
+    def __init__(self, directory: Path, position: Position | None, sums: PageSums | None = None) -> None:
+        """Open ``directory``'s store; create it if ``position`` is None. ``sums``: those of its pages, if the passive that it was
+        kept them. Raises StoreDamaged if it is not what it must be."""
         self._path = path = directory / STORE_FILE
         self._env = open_environment(path, map_bytes=_map_bytes(directory))
         self._reader = PageReader(path)
@@ -66,9 +69,11 @@ class LmdbStore:
             self._log, self._state = self._env.open_db(b"log", create=False), self._env.open_db(b"state", create=False)
             head, self.lineage = read_head(self._env, self._state)
             self._peer_high = head.peer_high
+        self.census = Census(self._reader, self._meta, sums, self.pin().abort)
 
     def close(self) -> None:
         """Let go of the file."""
+        self.census.close()
         self._reader.close()
         self._env.close()
 
@@ -165,7 +170,7 @@ class LmdbStore:
 
     def _ship(self, epoch: Epoch, peer_high: int) -> Shipment:
         new = self._reader.meta_at(self._meta.txnid + 1)
-        shipment = self._reader.ship(epoch, self.position, self._meta, new)
+        shipment = self._reader.ship(epoch, self.position, self._meta, new, self.census)
         self._meta, self.position = new, shipment.position
         self.absence.committed(shipment, peer_high)
         self._lengthen()
@@ -227,6 +232,11 @@ class LmdbStore:
     def reader(self) -> PageReader:
         """The file as pages."""
         return self._reader
+
+    def page_sums(self) -> bytes | None:
+        """The sums of all pages of the newest snapshot, for a copy that ends there (``Replica.adopt_sums``); None: not known."""
+        sums = self.census.sums
+        return None if sums is None else sums.tobytes()
 
     def pin(self) -> lmdb.Transaction:
         """Hold the newest snapshot: none of its pages is reused until the transaction is aborted."""

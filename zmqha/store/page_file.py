@@ -14,10 +14,11 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from operator import itemgetter
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, Protocol
 
-from zmqha.core import lmdb_page, shipment
+from zmqha.core import lmdb_page, page_sums, shipment
 from zmqha.core.lmdb_page import Meta
+from zmqha.core.page_sums import Runs, Units
 from zmqha.core.position import Epoch, Position
 from zmqha.core.shipment import Shipment
 from zmqha.errors import StoreDamaged, StoreFull
@@ -26,6 +27,12 @@ from zmqha.store.crash import crash_point
 STORE_FILE = "store.mdb"
 LOCK_FILE = "store.mdb-lock"
 _BUFFERS_MAX = 1000  # per pwritev, and one page more; the kernel's limit is 1024
+
+
+class Sums(Protocol):
+    """Who keeps the sums of a file in step: ``census``."""
+
+    def advance(self, meta: Meta, freed: Runs, units: Units) -> int: ...
 
 
 class PageReader:
@@ -59,13 +66,17 @@ class PageReader:
             raise StoreDamaged(f"the meta page of transaction {txnid} is not in {self._path}")
         return meta
 
-    def ship(self, epoch: Epoch, base: Position, old: Meta, new: Meta) -> Shipment:
+    def ship(self, epoch: Epoch, base: Position, old: Meta, new: Meta, sums: Sums | None = None) -> Shipment:
         """What leads from snapshot ``old`` to ``new``. Only for neighbours, or while a read transaction holds ``old``."""
         view = self._reaching(new)
-        pages = lmdb_page.collect(view, new.psize, lmdb_page.changed_pages(view, old, new))
+        changes = lmdb_page.changes(view, old, new)
+        pages = lmdb_page.collect(view, new.psize, changes.written)
+        units = page_sums.units_of(pages.payload, new.psize, pages.runs, pages.compact)
+        digest = sums.advance(new, changes.freed, units) if sums is not None else page_sums.NOT_KNOWN
         return shipment.build(
-            epoch=epoch, base=base, old_meta=old.body, to_txn=new.txnid, new_meta=new.body, psize=new.psize, pages=pages
-        )
+            epoch=epoch, base=base, old_meta=old.body, to_txn=new.txnid, new_meta=new.body, psize=new.psize, pages=pages,
+            freed=changes.freed, units=units, digest=digest,
+        )  # fmt: skip
 
     def recompute(self, base_chain: bytes, epoch: Epoch) -> Position | None:
         """Position of the newest snapshot, given the chain digest of the one before; needs no more than the two meta pages.
@@ -112,6 +123,10 @@ class PageReader:
         if end > len(view):
             raise StoreDamaged(f"{self._path} ends before page {end // psize - 1}")
         return b"".join([view[first * psize : (first + count) * psize] for first, count in runs])
+
+    def view(self, size: int) -> memoryview:
+        """The mapped file, at least so long if the file is. Not to be kept: the next call may map anew."""
+        return self._reaching(size)
 
     def _reaching(self, what: int | Meta) -> memoryview:
         """The mapped file, mapped anew if it may not reach far enough. Pages never written may lie behind its end."""

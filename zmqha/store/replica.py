@@ -18,10 +18,12 @@ from pathlib import Path
 
 from zmqha.core import lmdb_page, shipment
 from zmqha.core.limits import KIB, MIB
+from zmqha.core.page_sums import NOT_KNOWN
 from zmqha.core.position import NOWHERE, Position
 from zmqha.core.shipment import Chunk, Shipment
 from zmqha.errors import ProtocolError, StoreDamaged
 from zmqha.store import delta, journal_record
+from zmqha.store.census import Census
 from zmqha.store.crash import crash_point
 from zmqha.store.journal import SEGMENT_BYTES, Journal, Recovered
 from zmqha.store.journal_record import Baseline
@@ -49,6 +51,9 @@ class Replica:
         self._waiting_bytes = 0
         self._checkpoint: _Checkpoint | None = None
         self._settled = True
+        self._reader: PageReader | None = None
+        self.census: Census | None = None  # once it follows; of what is applied
+        self.differs_at: Position | None = None  # the first transaction after which this copy is not what the active says
 
     @classmethod
     def open(cls, directory: Path, segment_bytes: int = SEGMENT_BYTES) -> "Replica | None":
@@ -83,6 +88,10 @@ class Replica:
         try:
             self._join_checkpoint()
         finally:
+            if self.census is not None:
+                self.census.close()
+            if self._reader is not None:
+                self._reader.close()
             self._journal.close()
             self._writer.close()
 
@@ -141,6 +150,20 @@ class Replica:
         self._look_after_checkpoint()
         return bool(self._waiting)
 
+    # --- sums ---------------------------------------------------------------------------------------------------------------
+
+    def count(self, path: Path) -> Census:
+        """Keep the sums of all pages in step with the file from here on; ``path`` is the file."""
+        assert self.census is None and not self._waiting and not self._unflushed, "the file is what was taken"
+        self._reader = PageReader(path)
+        self.census = Census(self._reader, lmdb_page.parse_body(self._meta), None, _nothing_held)
+        return self.census
+
+    def adopt_sums(self, raw: bytes) -> None:
+        """The sums of exactly this copy, from its source (``LmdbStore.page_sums``): before the first shipment is taken."""
+        assert self.census is not None and not self._waiting and not self._unflushed, "sums of what the file holds"
+        self.census.adopt(raw)
+
     # --- becoming a store ---------------------------------------------------------------------------------------------------
 
     def settle(self) -> None:
@@ -194,7 +217,15 @@ class Replica:
         self._writer.write(ship)
         self._waiting.popleft()
         self._waiting_bytes -= ship.size
+        if self.census is not None:
+            self._compare(self.census, ship)
         return ship.size
+
+    def _compare(self, census: Census, ship: Shipment) -> None:
+        """Keep the sums in step; where both digests are known, they must be equal."""
+        digest = census.advance(lmdb_page.parse_body(ship.meta), ship.freed, ship.units)
+        if NOT_KNOWN not in (digest, ship.digest) and digest != ship.digest and self.differs_at is None:
+            self.differs_at = ship.position
 
     def _switch(self) -> None:
         """Go on in the other segment; waits for its checkpoint if that is not done yet."""
@@ -273,6 +304,10 @@ class _Checkpoint(threading.Thread):
             self._writer.sync()
         except BaseException as error:  # whatever it is, the pages must not count as durable
             self.error = error
+
+
+def _nothing_held() -> None:
+    """Nobody but this class writes the file of a copy: no snapshot needs to be held."""
 
 
 def _check_base(ship: Shipment, base: Position, meta: bytes) -> None:

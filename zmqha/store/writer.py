@@ -1,7 +1,8 @@
 """The store thread: everything that touches a disk, in the order in which it was asked for.
 
 One mailbox in (``core.actions``), one out (``core.events``). What waits is taken together where that saves a flush: chunks of
-shipments share one fdatasync. Between two actions it works on what nobody waits for: a running copy, applying the passive's journal.
+shipments share one fdatasync. Between two actions it works on what nobody waits for: a running copy, applying the passive's journal,
+looking at the bytes of the store's file (``scrub``).
 
 Any error of the disk but a clean "full" ends the process here and at once: no confirmation, no retry, the peer takes over.
 """
@@ -38,12 +39,14 @@ from zmqha.core.events import (
     CommitRefused,
     Committed,
     CopyDone,
+    Damaged,
     Event,
     FactsSaved,
     Fetched,
     Inspected,
     JournalFull,
     Journalled,
+    Scrubbed,
     ShipmentRefused,
     TablePart,
 )
@@ -62,6 +65,7 @@ from zmqha.store.node_state import NodeState, set_aside
 from zmqha.store.page_file import LOCK_FILE, STORE_FILE, PageReader
 from zmqha.store.page_table import read_table
 from zmqha.store.replica import COPY_FILE, Replica
+from zmqha.store.scrub import Scrub
 
 log = logging.getLogger("zmqha.store")
 
@@ -84,13 +88,16 @@ class StoreThread(threading.Thread):
     """Owns node.state, the store and the journal of one node."""
 
     def __init__(
-        self, directory: Path, state: NodeState, node_id: str, segment_bytes: int, report: Callable[[Event], None]
-    ) -> None:
+        self, directory: Path, state: NodeState, node_id: str, segment_bytes: int, report: Callable[[Event], None],
+        scrub_mib_per_s: int = 0,
+    ) -> None:  # fmt: skip
         super().__init__(name="zmqha-store", daemon=True)
         self.progress = 0  # actions done; read by the reactor
         self.asked = 0  # actions put; written by the reactor only
         self.moves = 0  # rises while one long action goes on; read by the reactor
         self.space = Space(1.0, 1 << 62, 0)  # replaced every second; read by the reactor
+        self.scrubbed = Scrubbed()  # likewise
+        self.scrub = Scrub(directory / STORE_FILE, scrub_mib_per_s)
         self._inbox: SimpleQueue[StoreAction | None] = SimpleQueue()
         self._report = report
         self._directory = directory
@@ -107,6 +114,7 @@ class StoreThread(threading.Thread):
         self._unflushed_bytes = 0
         self._unflushed = 0
         self._applying = False
+        self._differs = False  # the copy differs from its source, and this was reported
         self._measured_s = 0.0
         self._unmeasured_bytes = 0  # committed since
 
@@ -152,6 +160,8 @@ class StoreThread(threading.Thread):
                 self._flush()
             if self._copy is not None and isinstance(action, Commit):
                 self._copy_step()
+            if self.scrub.late(time.monotonic()):
+                self._scrub_step()
             return action
 
     def _patience_s(self) -> float:
@@ -160,7 +170,8 @@ class StoreThread(threading.Thread):
             return 0
         if self._applying and self._replica is not None:
             return 0 if self._replica.waiting_bytes > APPLY_BYTES else QUIET_S
-        return MEASURE_S
+        due_s = self.scrub.due_s
+        return MEASURE_S if due_s is None else min(MEASURE_S, max(QUIET_S, due_s - time.monotonic()))
 
     def _background(self) -> None:
         """A piece of what nobody waits for."""
@@ -171,9 +182,28 @@ class StoreThread(threading.Thread):
         elif self._applying and self._replica is not None:
             try:
                 self._applying = self._replica.apply(APPLY_BYTES)
+                self._compare_digests()
             except StoreFull as error:  # nothing is lost: what is not applied stays in the journal
                 self._applying = False
                 self._say_full(error)
+        elif (due_s := self.scrub.due_s) is not None and due_s <= time.monotonic():
+            self._scrub_step()
+
+    def _scrub_step(self) -> None:
+        """A slice of the store's file is looked at."""
+        for why in self.scrub.step(time.monotonic()):
+            self._say_damaged(why)
+
+    def _compare_digests(self) -> None:
+        """What the passive applied must be what the active says it is."""
+        at = self._replica.differs_at if self._replica is not None else None
+        if at is not None and not self._differs:
+            self._differs = True
+            self._say_damaged(f"the copy's digest is not the active's after transaction {at}")
+
+    def _say_damaged(self, why: str) -> None:
+        log.error("store.rotten", extra={"fields": (("what", why),)})
+        self._report(Damaged(why))
 
     def _do(self, action: StoreAction) -> None:
         match action:
@@ -227,11 +257,13 @@ class StoreThread(threading.Thread):
         self._report(Committed(action.work.number, shipment, None))
 
     def _claim(self, action: Claim) -> None:
-        image = None
+        image = sums = None
         if self._replica is not None:
             crash_point("before_claim_settle")
             self._replica.settle()
+            self._compare_digests()
             self._position = self._replica.position
+            sums = self._replica.census.sums if self._replica.census is not None else None
             self._close_replica()
         crash_point("before_claim_state")
         self._save(action.facts)
@@ -240,7 +272,8 @@ class StoreThread(threading.Thread):
         (self._directory / COPY_FILE).unlink(missing_ok=True)  # an unfinished copy is of no more use
         opened = self._store is None
         if self._store is None:
-            self._store = LmdbStore(self._directory, self._position)
+            self._store = LmdbStore(self._directory, self._position, sums)
+            self.scrub.watch(self._store.census)
         self._stop_copy()
         shipment = self._store.begin_epoch(action.epoch, Mode.SOLE, self._node_id, action.reason, action.outage_ms, 0)
         self._store.sync()
@@ -324,6 +357,8 @@ class StoreThread(threading.Thread):
                     target.go_on()
                 case CopyEnd():
                     self._replica = target.adopt(message.position, message.meta, message.copied_bytes)
+                    self._differs = False
+                    self.scrub.watch(self._replica.count(self._directory / STORE_FILE))
         except ProtocolError as error:
             self._report(ShipmentRefused(error.what))
             return
@@ -366,11 +401,13 @@ class StoreThread(threading.Thread):
         self._stop_copy()
         self._table = None
         if self._store is not None:
+            self.scrub.watch(None)
             self._store.close()
             self._store = None
         if self._replica is not None:
             try:
                 self._replica.settle()
+                self._compare_digests()
             except StoreFull as error:  # what is durable and not applied stays in the journal
                 log.error("store.full", extra={"fields": (("why", error.cause or error.what),)})
             self._close_replica()
@@ -425,6 +462,7 @@ class StoreThread(threading.Thread):
 
     def _close_replica(self) -> None:
         if self._replica is not None:
+            self.scrub.watch(None)
             self._replica.close()
             self._replica = None
         self._applying = False
@@ -441,6 +479,7 @@ class StoreThread(threading.Thread):
         room = self._store.reusable_bytes() if self._store is not None else 0
         used = self._store.file_bytes - room if self._store is not None else self._closed_bytes()
         free = place.f_bavail * place.f_frsize + room
+        self.scrubbed = self.scrub.counts()
         self.space = Space(min(1.0, free / max(1, place.f_blocks * place.f_frsize)), free, used)
 
     def _say_full(self, error: StoreFull) -> None:
