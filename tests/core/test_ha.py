@@ -585,3 +585,101 @@ def test_a_stop_that_is_repeated_does_not_begin_anew() -> None:
     rig.run(500)
     rig.ha.leave("SIGTERM", rig.now_ms, exit=True)
     assert rig.ha.leaving.since_ms == began
+
+
+# --- damage -----------------------------------------------------------------------------------------------------------------
+
+ROT = "page 7 of the store does not hold what was written there"
+
+
+@pytest.mark.parametrize("role", ["active", "passive", "copying", "standalone"])
+def test_t18_a_damaged_store_ends_every_role_and_the_disk_says_behind(role: str) -> None:
+    rig = Rig(primary=role in ("active", "standalone"))
+    getattr(rig, role)()
+    rig.ha.damaged(ROT)
+    rig.step()
+    assert rig.state is State.WAITING and not rig.ha.right
+    saved = rig.asked(act.SaveFacts)[-1]
+    assert isinstance(saved, act.SaveFacts)
+    assert (saved.facts.standing, saved.facts.doubted, saved.facts.reason) == (Standing.BEHIND, True, ROT)
+    rig.run(100)
+    assert rig.ha.durable.standing is Standing.BEHIND and rig.ha.store_doubted
+
+
+def test_t18_damage_that_is_reported_while_the_role_is_given_up_still_counts() -> None:
+    rig = Rig(primary=False)
+    rig.passive()
+    rig.store_answers = False
+    rig.stop(1000)
+    assert rig.ha.step is Step.INSPECT
+    rig.ha.damaged(ROT)
+    rig.say(state=State.WAITING, standing=Standing.PAIRED, epoch=E1)
+    rig.store_answers = True
+    rig.run(500)
+    assert rig.state is State.WAITING, "not elected, though its position is the better one"
+    assert rig.ha.durable.standing is Standing.BEHIND
+
+
+def test_t18_not_in_the_middle_of_a_grant_but_when_it_is_over() -> None:
+    rig = Rig()
+    rig.feeding()
+    rig.run(1500)
+    assert rig.state is State.ACTIVE and not rig.ha.granted
+    rig.ha.damaged(ROT)
+    rig.run(200)
+    assert rig.state is State.ACTIVE
+    rig.say(state=State.PASSIVE, standing=Standing.PAIRED, epoch=rig.ha.epoch, position=rig.ha.position)
+    rig.run(100)
+    assert rig.state is State.WAITING and rig.ha.durable.standing is Standing.BEHIND
+
+
+def test_t18_a_grant_that_never_comes_to_an_end_does_not_keep_a_damaged_server() -> None:
+    rig = Rig()
+    rig.feeding()
+    rig.run(1500)
+    rig.ha.damaged(ROT)
+    rig.silence()
+    rig.run(1200)
+    assert rig.state is State.WAITING and rig.ha.durable.standing is Standing.BEHIND
+
+
+def test_a_copy_ends_the_doubt() -> None:
+    rig = Rig(primary=False)
+    rig.passive()
+    rig.ha.damaged(ROT)
+    rig.run(100)
+    assert rig.ha.store_doubted
+    rig.say(state=State.STANDALONE, standing=Standing.SOLE, epoch=Epoch(5, 55), position=at(Epoch(5, 55), 14),
+            lineage=(*LINE, entry(Epoch(5, 55), Mode.SOLE, 14)))  # fmt: skip
+    rig.peer.number += 1
+    rig.run(200)
+    assert rig.state is State.PASSIVE_SYNC and rig.ha.store_doubted, "half a copy is no cure"
+    granted = at(Epoch(6, 66), 15)
+    rig.ha.advanced(granted)
+    rig.say(state=State.ACTIVE, sub=Sub.GRANTING, standing=Standing.PAIRED, epoch=granted.epoch, position=granted)
+    rig.hear(Grant(rig.peer.session, rig.ha.contact.session, granted))
+    rig.say(sub=Sub.NONE)
+    rig.run(100)
+    assert rig.state is State.PASSIVE and not rig.ha.store_doubted and not rig.ha.durable.doubted
+
+
+def test_i3_a_paired_server_does_not_serve_where_its_peer_lost_a_store_that_was_alone_later() -> None:
+    rig = Rig(standing=Standing.PAIRED, epoch=E2)
+    rig.say(state=State.WAITING, standing=Standing.BEHIND, epoch=E3, position=at(E3, 20))
+    rig.run(3000)
+    assert rig.state is State.WAITING and not rig.asked(act.Claim)
+    rig.say(standing=Standing.BEHIND, epoch=E2)
+    rig.run(300)
+    assert rig.state is State.STANDALONE, "of the same epoch: it holds everything that was confirmed"
+
+
+def test_what_an_operator_promoted_as_it_is_serves_until_it_is_paired() -> None:
+    rig = Rig(standing=Standing.BEHIND)
+    rig.silence()
+    rig.run(300)
+    rig.ha.promote("an operator", "now", rig.now_ms)
+    rig.run(100)
+    assert rig.state is State.STANDALONE and not rig.ha.durable.doubted
+    rig.ha.damaged(ROT)
+    rig.run(100)
+    assert rig.state is State.STANDALONE

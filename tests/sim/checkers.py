@@ -91,6 +91,8 @@ class Checkers:
         what = f"{machine.name} {verb} {producer}:{sequence} under epoch {ha.epoch}"
         if last(machine.disk.position).get(producer, 0) < sequence:
             raise Violation(f"{what}, its own store does not hold it (O5)")
+        if machine.disk.rotten and process.knows_flip == machine.disk.flips and (ha.granted or ha.state is not State.ACTIVE):
+            raise Violation(f"{what}, and knows that its store is damaged (T18)")
         other = machine.peer
         held = last(other.disk.synced).get(producer, 0)
         if ha.state is State.STANDALONE and last(machine.disk.synced).get(producer, 0) < sequence:
@@ -128,6 +130,8 @@ class Checkers:
         a, b = self._cluster.a.disk, self._cluster.b.disk
         if a.position != b.position:
             raise Violation(f"after quiet the stores differ: {a.position} and {b.position}")
+        if a.rotten or b.rotten:
+            raise Violation("after quiet a store is still damaged")
         if a.corrupt or b.corrupt:
             raise Violation("after quiet a store is a copy without all of its parts")
         last = self._cluster.history.last(a.position)

@@ -2,7 +2,9 @@
 
 What survives: a killed process leaves everything that was written; a power cut leaves what was synced, so the last paired commit may
 be lost (one transaction), and the unflushed end of a journal. A crash may hit between the steps of Claim, PairUp, Follow, StandDown.
-A store is a Position in the ``history``, and a flag that says whether a copy was put together wrongly.
+A store is a Position in the ``history``, a flag that says whether a copy was put together wrongly, and one that says whether a bit of it
+has flipped: whoever has the store open finds that within SCRUB_MS, as long as it knows what was written (a store that is opened after a
+restart is taken as it is).
 """
 
 from collections import deque
@@ -24,6 +26,8 @@ from zmqha.core.shipment import Shipment
 from zmqha.errors import NoSpace
 
 PAYLOAD = bytes(MIB)
+SCRUB_MS = 300
+KEPT = "-"  # in a copy's meta: a flipped bit stays flipped
 FREE_BYTES = 1 << 40
 Step = tuple[int, Callable[[], None]]
 
@@ -37,6 +41,8 @@ class Disk:
         self.synced: Position | None = None  # what a power cut leaves
         self.corrupt = False  # a copy was completed without all of its parts, or on top of another store than its source meant
         self.partial = False  # an unfinished copy lies there
+        self.rotten = False  # a bit of it has flipped
+        self.flips = 0  # so many so far
         self.generation = 0  # +1 when the disk was replaced
 
     def write(self, position: Position, *, synced: bool) -> None:
@@ -50,10 +56,15 @@ class Disk:
             self.position = self.synced
         self.synced = self.position
 
+    def rot(self) -> None:
+        """A bit of the store flips."""
+        self.rotten = True
+        self.flips += 1
+
     def replace(self) -> None:
         """A new, empty one."""
         self.facts = self.position = self.synced = None
-        self.corrupt = self.partial = False
+        self.corrupt = self.partial = self.rotten = False
         self.generation += 1
 
 
@@ -68,16 +79,17 @@ class _Copy:
         self.sent = 0  # parts of this round
         self.base = b""
         self.position = NOWHERE  # pinned
+        self.heals = True  # this round replaces whatever differs, a flipped bit too; False: only what was written since
         self.waits = False  # for a table, or for the follower to have taken a round
 
     @property
     def ready(self) -> bool:
         return self.budget > 0 and not self.waits
 
-    @property
-    def meta(self) -> bytes:
-        """What the follower must have for this to be a store: all parts of the round, and the right one below them."""
-        return f"{self.serial} {len(self.rounds[0])} {self.base.hex() or '-'}".encode()
+    def meta(self, rotten: bool) -> bytes:
+        """What the follower must have for this to be a store: all parts of the round, and the right one below them; and whether it is
+        damaged then."""
+        return f"{self.serial} {len(self.rounds[0])} {self.base.hex() or '-'} {rotten if self.heals else KEPT}".encode()
 
 
 class StoreThread:
@@ -103,6 +115,9 @@ class StoreThread:
         self._frozen_until = frozen_until
         self._inbox: deque[act.Action] = deque()
         self._busy = False
+        self._sums = False  # of all pages, handed over from the replica
+        self._told_rot = False
+        clock.after(SCRUB_MS, self._scrub)
 
     def put(self, action: act.Action) -> None:
         """Called by the node."""
@@ -115,6 +130,16 @@ class StoreThread:
         self.dead = True
         if self.following and self._taken is not None and not power and self._random.random() < 0.5:
             self._disk.write(self._taken, synced=True)
+
+    def _scrub(self) -> None:
+        """Look at the bytes of the store that is open."""
+        if self.dead:
+            return
+        looks = (self.store is not None or self.following) and self._frozen_until() <= self._clock.now_ms
+        if looks and self._disk.rotten and not self._told_rot:
+            self._told_rot = True
+            self._report(ev.Damaged("page 7 of the store does not hold what was written there"))
+        self._clock.after(SCRUB_MS, self._scrub)
 
     # --- the thread ---------------------------------------------------------------------------------------------------------
 
@@ -213,6 +238,7 @@ class StoreThread:
 
     def _settle(self) -> None:
         """Flush the journal, all of it; the replica is closed."""
+        self._sums = self.following
         if self.following:
             assert self._taken is not None
             self._disk.write(self._taken, synced=True)
@@ -234,6 +260,8 @@ class StoreThread:
         if self._disk.corrupt:
             raise Violation(f"{self._node} opens a store whose copy lacks parts")
         if self.store is None:
+            if not self._sums:
+                self._disk.rotten = self._told_rot = False  # whatever is there counts as what was written
             self.store = self._history.store(position)
             image = self.store.image()
         txn = self._history.at(position)
@@ -268,7 +296,7 @@ class StoreThread:
         assert self._disk.position is not None
         known = held.position != NOWHERE and held.trusted and self._history.leads_to(held.position, self._disk.position)
         if known and self._random.random() < 0.7:
-            copy.base = held.position.chain
+            copy.base, copy.heals = held.position.chain, False
             self._begin_copy(copy, Way.DELTA)
         elif held.position != NOWHERE or held.partial:
             copy.waits = True
@@ -300,14 +328,15 @@ class StoreThread:
             copy.sent += 1
             copy.budget -= len(payload)
         elif len(copy.rounds) > 1:
-            self._report(ev.RoundDone(copy.number, copy.position, copy.meta))
+            self._report(ev.RoundDone(copy.number, copy.position, copy.meta(self._disk.rotten)))
             copy.waits = True
             StoreThread.serials += 1
             copy.serial, copy.sent, copy.base = StoreThread.serials, 0, copy.position.chain
+            copy.heals = False
             copy.position = self._disk.position
             del copy.rounds[0]
         else:
-            self._report(ev.CopyDone(copy.number, self._disk.position, copy.meta))
+            self._report(ev.CopyDone(copy.number, self._disk.position, copy.meta(self._disk.rotten)))
             self._stop_copy()
 
     def _stop_copy(self) -> None:
@@ -354,11 +383,14 @@ class StoreThread:
     def _adopt(self, target: dict[str, Any], position: Position, meta: bytes) -> None:
         """A round is whole: the store is what its source meant, if all parts came and what is below them is what it meant."""
         disk = self._disk
-        serial, count, base = meta.decode().split()
+        serial, count, base, rotten = meta.decode().split()
         below = "-" if target["way"] is not Way.DELTA or disk.position is None else disk.position.chain.hex()
         complete = target["parts"] >= {(int(serial), index) for index in range(int(count))}
         disk.corrupt = not complete or base != below or (disk.corrupt and target["way"] is Way.DELTA)
         disk.partial = False
+        if rotten != KEPT:
+            disk.rotten = rotten == "True"
+        self._told_rot = False
         target.update(parts=set(), rounds=target["rounds"] + 1, way=Way.DELTA)
         disk.write(position, synced=True)
 
@@ -392,6 +424,7 @@ class StoreThread:
         self._target = None
         if discard:
             disk.position = disk.synced = None
+            disk.rotten = False
         if disk.position is None:
             self._report(ev.Inspected(False, NOWHERE, (), 0, "", disk.partial))
             return

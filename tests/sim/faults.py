@@ -1,7 +1,7 @@
 """Random faults, within assumption A1: both machines never get every gateway answer of a window in which they cannot meet.
 
-The LAN between the machines is cut only with a machine's own port; forged resets are short and rare; a disk is replaced only while
-the peer holds everything. Each fault heals by itself.
+The LAN between the machines is cut only with a machine's own port; forged resets are short and rare; a disk is replaced, or
+rots, only while the peer holds everything. Each fault heals by itself.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ CALM_LAN_MS = 1000  # between the end of a LAN fault and the next: TCP's retries
 
 KINDS = {
     "cut_link": 6, "cut_link_one_way": 4, "cut_lan": 4, "cut_lan_one_way": 2, "gateway": 4, "gateway_mute": 2, "isolate": 3,
-    "kill": 5, "kill_both": 1, "power": 2, "freeze": 5, "freeze_in_turn": 2, "reset": 3, "stall": 2, "full": 1, "replace": 1,
+    "kill": 5, "kill_both": 1, "power": 2, "freeze": 5, "freeze_in_turn": 2, "reset": 3, "stall": 2, "full": 1, "replace": 1, "rot": 1,
     "switchover": 1, "stop": 1, "client": 1,
 }  # fmt: skip
 
@@ -219,6 +219,15 @@ class Faults:
         machine.disk.replace()
         self._cluster.tell(machine, "disk replaced")
         self._restart(machine, 1500, 4000)
+
+    def _rot(self, machine: Machine) -> None:
+        """A bit flips on one disk, while the pair is in sync, or on one that is being copied to."""
+        cluster, process = self._cluster, machine.process
+        copying = process is not None and process.broker.ha.state is State.PASSIVE_SYNC
+        if any(each.disk.rotten for each in cluster.machines) or not (copying or cluster.checkers.in_sync()):
+            return
+        machine.disk.rot()
+        cluster.tell(machine, "a bit of the store flips")
 
     def _switchover(self, machine: Machine) -> None:
         process = machine.process

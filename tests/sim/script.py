@@ -5,7 +5,7 @@
     # comment
     kill a | kill a silently | power a | start a | freeze a 1500 | cut link | cut link from a | heal link | heal link from a
     cut lan a | heal lan a | mute gateway | answer gateway | mute gateway for a | answer gateway for a
-    reset both 200 | switchover | stop a | replace disk a
+    reset both 200 | switchover | stop a | replace disk a | rot a | promote a
     wait 500                      let time pass
     within 900 b is STANDALONE    must become true in so many ms
     within 900 in sync
@@ -92,6 +92,12 @@ def _carry_out(cluster: Cluster, words: list[str]) -> None:
             process = machine[name].process
             assert process is not None
             process.broker.ha.leave("stopped", machine[name].own_ms(), exit=True)
+        case ["rot", name]:
+            machine[name].disk.rot()
+        case ["promote", name]:
+            process = machine[name].process
+            assert process is not None
+            process.broker.ha.promote("an operator", "now", machine[name].own_ms())
         case ["wait", for_ms]:
             cluster.run(int(for_ms))
         case ["within", for_ms, *what]:
@@ -120,6 +126,13 @@ def _condition(cluster: Cluster, machine: dict[str, Machine], words: list[str]) 
         case ["confirms"]:
             since_ms = cluster.clock.now_ms
             return lambda: cluster.checkers.new_promise_ms > since_ms
+        case ["sound", "stores"]:
+            return lambda: not (cluster.a.disk.rotten or cluster.b.disk.rotten)
+        case [name, "needs", "operator"]:
+            return lambda: (
+                (process := machine[name].process) is not None
+                and process.broker.operator.status(process.broker, machine[name].own_ms())["needs_operator"]
+            )
         case [name, "is", "gone"]:
             return lambda: machine[name].process is None
         case [name, "is", state]:

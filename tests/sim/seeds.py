@@ -8,6 +8,7 @@ from tests.sim.violation import Violation
 
 SERVE_MS = 6000  # after healing: exactly one serves (L2, plus what TCP and libzmq need to connect again)
 SYNC_MS = 15_000
+OPERATOR_MS = 2000  # for so long a server must ask before somebody comes
 CONSUME_MS = 15_000  # what a lost session holds comes back after limits.SESSION_SILENCE_MS
 
 
@@ -39,7 +40,17 @@ def run_seed(
 def settle(cluster: Cluster) -> None:
     """Everything works again: one serves soon, the pair is in sync some time later, stores are equal, all is consumed."""
     checkers = cluster.checkers
-    cluster.run_until(lambda: len(checkers.serving()) == 1, SERVE_MS, "exactly one server serves (L2)")
+    asked_ms = 0
+
+    def served_or_asks() -> bool:
+        nonlocal asked_ms
+        asked_ms = asked_ms + 10 if _asks(cluster) else 0
+        return len(checkers.serving()) == 1 or asked_ms > OPERATOR_MS
+
+    cluster.run_until(served_or_asks, SERVE_MS, "exactly one server serves (L2), or asks for an operator")
+    if not checkers.serving():
+        _promote_the_better_store(cluster)
+        cluster.run_until(lambda: len(checkers.serving()) == 1, SERVE_MS, "the promoted server serves")
     for producer in cluster.producers:
         producer.stopped = True
     _pair_again(cluster)
@@ -54,6 +65,23 @@ def settle(cluster: Cluster) -> None:
             raise Violation(f"after quiet {checkers.serving()} serve")
     except Violation as error:
         raise cluster.explain(error) from error
+
+
+def _asks(cluster: Cluster) -> bool:
+    """Does a server's status say that nothing will happen by itself: one store is damaged, the other one older."""
+    brokers = [(m.process.broker, m.own_ms()) for m in cluster.machines if m.process is not None]
+    return any(broker.operator.status(broker, now_ms)["needs_operator"] for broker, now_ms in brokers)
+
+
+def _promote_the_better_store(cluster: Cluster) -> None:
+    """What an operator does then, as operations.md says."""
+    best = max(
+        cluster.machines, key=lambda m: (m.disk.position.epoch.counter, m.disk.position.txn) if m.disk.position else (0, 0)
+    )
+    assert best.process is not None
+    cluster.tell(best, "promoted by an operator")
+    best.process.broker.ha.promote("an operator", "now", best.own_ms())
+    best.process.wake()
 
 
 def _pair_again(cluster: Cluster) -> None:

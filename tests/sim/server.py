@@ -147,6 +147,7 @@ class Process:
         self._probes: deque[ev.Probed] = deque()
         self._stored: deque[ev.Event] = deque()
         self._client_frames: deque[tuple[bytes, list[bytes]]] = deque()
+        self.knows_flip = 0  # which flip of a bit on its disk its broker was told of last
         self._held: list[act.Action] | None = None  # decided, but frozen before carrying it out
         self._due_ms = -1
         self._store_look_ms = 0
@@ -209,7 +210,10 @@ class Process:
         while self._probes:
             broker.receive(self._probes.popleft(), now_ms)
         for _ in range(min(len(self._stored), limits.STORE_EVENTS_PER_TURN)):
-            broker.receive(self._stored.popleft(), now_ms)
+            event = self._stored.popleft()
+            if isinstance(event, ev.Damaged):
+                self.knows_flip = machine.disk.flips
+            broker.receive(event, now_ms)
         if now_ms - self._store_look_ms >= STORE_LOOK_MS:
             self._store_look_ms = now_ms
             free_bytes = 0 if machine.speed.full else FREE_BYTES

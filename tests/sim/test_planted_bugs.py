@@ -131,6 +131,11 @@ def the_plain_rule(patch: pytest.MonkeyPatch) -> None:
     guard(patch, HA.deaf_peer, never)
 
 
+def a_damaged_server_stays(patch: pytest.MonkeyPatch) -> None:
+    """T18: what the scrub found changes nothing."""
+    guard(patch, HA.is_damaged, never)
+
+
 CASES: dict[str, tuple[Plant, dict[str, int] | None, int]] = {
     "skip O1": (skip_o1, None, 3),
     "confirm before the peer's ack": (confirm_before_the_peer_has_it, None, 3),
@@ -138,6 +143,7 @@ CASES: dict[str, tuple[Plant, dict[str, int] | None, int]] = {
     "acknowledge before the journal is durable": (acknowledge_before_the_journal_is_durable, None, 3),
     "drop dedupe": (drop_dedupe, {"kill": 3, "client": 6}, 10),
     "PAIRED may resume alone": (resume_paired_alone, LONE, 20),
+    "a damaged server stays": (a_damaged_server_stays, {"rot": 3, "kill": 1}, 3),
     "the plain rule": (the_plain_rule, {"cut_link": 5, "cut_lan": 3, "gateway": 3, "kill": 1}, 30),
 }
 

@@ -1,0 +1,242 @@
+"""Two store threads, one following the other: sums go over at a takeover, damage on either side is found and said."""
+
+import random
+from pathlib import Path
+
+import pytest
+
+from zmqha.core import lmdb_page, shipment
+from zmqha.core.actions import Claim, Commit, CopyOut, Follow, Journal, StandDown, TakeCopy
+from zmqha.core.events import CopyBegun, CopyDone, CopyPart, Damaged, Event, ShipmentRefused
+from zmqha.core.events import Committed as CommittedEvent
+from zmqha.core.facts import NodeFacts
+from zmqha.core.peer_protocol import NO_SESSION, CopyBegin, CopyEnd, CopyPages, Standing
+from zmqha.core.position import Epoch
+from zmqha.core.shipment import Shipment
+from zmqha.core.work import Append, CursorRow, Work
+from zmqha.store.node_state import STATE_FILE, NodeState
+from zmqha.store.page_file import STORE_FILE, PageReader
+from zmqha.store.writer import StoreThread
+
+SEGMENT = 4 << 20
+EPOCH = Epoch(1, 7)
+FACTS = NodeFacts("cluster", "a", 1, EPOCH, Standing.SOLE, "first start")
+
+
+class Side:
+    """A store thread that is not started: its actions are done here."""
+
+    def __init__(self, directory: Path) -> None:
+        directory.mkdir()
+        self.path = directory / STORE_FILE
+        self.events: list[Event] = []
+        self.thread = StoreThread(directory, NodeState(directory / STATE_FILE), "a", SEGMENT, self.events.append, 1000)
+
+    def damage(self) -> list[str]:
+        return [event.why for event in self.events if isinstance(event, Damaged)]
+
+    def look(self) -> None:
+        """Everything that nobody waits for, for a whole cycle of the scrub."""
+        thread, before = self.thread, self.thread.scrub.counts().cycles
+        for _ in range(1000):
+            while thread._applying:
+                thread._background()
+            thread._scrub_step()
+            if thread.scrub.counts().cycles > before and not thread.scrub._census.building:  # type: ignore[union-attr]
+                return
+        raise AssertionError("the scrub does not come to an end")
+
+    def sums(self) -> dict[int, int]:
+        """Of every unit that the file holds now, by a walk (only while LMDB has it open, or after it has settled)."""
+        reader = PageReader(self.path)
+        meta, found = reader.newest(), {}
+        view = reader.view((meta.last_pg + 1) * meta.psize)
+        for first, count in reader.live_runs(meta):
+            page = first
+            while page < first + count:
+                pages, found[page] = lmdb_page.unit_at(view, meta.psize, page)
+                page += pages
+        del view
+        reader.close()
+        return found
+
+
+class Pair:
+    """``a`` serves, ``b`` follows."""
+
+    def __init__(self, tmp_path: Path) -> None:
+        self.a, self.b = Side(tmp_path / "a"), Side(tmp_path / "b")
+        self.random = random.Random(5)
+        self.number = 0
+        self.values: list[int] = []
+        self.a.thread._do(Claim(FACTS, EPOCH, "first start", 0))
+        for _ in range(40):
+            self.commit()
+        self.copy()
+
+    def commit(self) -> Shipment:
+        self.number += 1
+        batch = self.random.randbytes(self.random.choice((100, 3000, 50_000)))
+        dropped = tuple(self.values[:2]) if len(self.values) > 30 else ()
+        del self.values[: len(dropped)]
+        self.values.append(self.number)
+        work = Work(
+            self.number,
+            self.number,
+            (Append(1, self.number, 1, batch),),
+            (CursorRow(1, self.number, (), ()),),
+            dropped_values=dropped,
+        )
+        self.a.thread._do(Commit(work, EPOCH, True, 0, 0))
+        committed = self.a.events[-1]
+        assert isinstance(committed, CommittedEvent)
+        return committed.shipment
+
+    def copy(self) -> None:
+        a, b = self.a.thread, self.b.thread
+        b._do(Follow(FACTS._replace(standing=Standing.BEHIND)))
+        a._do(CopyOut(1, True, 1 << 40))
+        sent = 0
+        at = len(self.a.events) - 1
+        while not isinstance(self.a.events[-1], CopyDone):
+            a._copy_step()
+        for event in self.a.events[at:]:
+            match event:
+                case CopyBegun():
+                    b._do(TakeCopy(CopyBegin(NO_SESSION, NO_SESSION, event.page_size, event.pages), b""))
+                case CopyPart():
+                    sent += len(event.payload)
+                    b._do(TakeCopy(CopyPages(NO_SESSION, NO_SESSION, event.runs, event.digest), event.payload))
+                case CopyDone():
+                    b._do(TakeCopy(CopyEnd(NO_SESSION, NO_SESSION, event.position, event.meta, sent), b""))
+
+    def ship(self, commits: int = 1) -> None:
+        for _ in range(commits):
+            for chunk in shipment.chunks(self.commit()):
+                self.b.thread._do(Journal(chunk))
+        self.b.thread._flush()
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Pair:
+    return Pair(tmp_path)
+
+
+def flip(path: Path, page: int, at: int = 200) -> None:
+    with path.open("r+b", buffering=0) as file:
+        file.seek(page * 4096 + at)
+        byte = file.read(1)[0] ^ 1
+        file.seek(page * 4096 + at)
+        file.write(bytes([byte]))
+
+
+def a_value(side: Side) -> int:
+    """The first page of a stored message."""
+    data = side.path.read_bytes()
+    return next(page for page in side.sums() if int.from_bytes(data[page * 4096 + 10 : page * 4096 + 12], "little") == 4)
+
+
+def test_a_sound_pair_raises_no_alarm_and_says_how_far_it_is(pair: Pair) -> None:
+    for _ in range(5):
+        pair.ship(20)
+        pair.a.look()
+        pair.b.look()
+    assert pair.a.damage() == pair.b.damage() == []
+    for side in (pair.a, pair.b):
+        counts = side.thread.scrub.counts()
+        assert counts.digest == 1.0 and counts.cycles >= 5 and counts.bytes > 500_000 and counts.damaged == 0
+
+
+def test_a_server_that_takes_over_knows_the_sums_from_the_passive_that_it_was(pair: Pair) -> None:
+    pair.ship(5)
+    pair.b.look()
+    pair.ship(20)
+    pair.b.thread._do(Claim(FACTS._replace(epoch=Epoch(2, 9)), Epoch(2, 9), "took over", 0))
+
+    store = pair.b.thread._store
+    assert store is not None and store.census.complete
+    raw = store.page_sums()
+    assert raw is not None and store.census.sums is not None
+    assert dict(store.census.sums.units(0, len(store.census.sums))) == pair.b.sums()
+
+
+def test_before_the_sums_are_complete_a_takeover_begins_them_anew(pair: Pair) -> None:
+    pair.ship(5)
+    pair.b.thread._do(Claim(FACTS._replace(epoch=Epoch(2, 9)), Epoch(2, 9), "took over", 0))
+    store = pair.b.thread._store
+    assert store is not None and store.census.building
+    pair.b.look()
+    assert store.census.sums is not None
+    assert dict(store.census.sums.units(0, len(store.census.sums))) == pair.b.sums()
+
+
+def test_a_flipped_bit_on_the_active_is_found_and_the_page_named(pair: Pair) -> None:
+    pair.a.look()
+    page = a_value(pair.a)
+    flip(pair.a.path, page)
+    pair.a.look()
+    assert pair.a.damage() == [f"page {page} of the store does not hold what was written there"]
+    assert pair.a.thread.scrub.counts().damaged == 1
+
+
+def test_a_flipped_bit_on_the_passive_is_found_and_the_page_named(pair: Pair) -> None:
+    pair.ship(3)
+    pair.b.look()
+    page = a_value(pair.a)
+    flip(pair.b.path, page)
+    pair.b.look()
+    assert pair.b.damage() == [f"page {page} of the store does not hold what was written there"]
+
+
+def test_damage_before_the_passive_has_its_sums_shows_in_the_digest_of_the_next_transaction(pair: Pair) -> None:
+    pair.a.look()
+    flip(pair.b.path, a_value(pair.a))
+    pair.b.look()
+    assert pair.b.damage() == []
+    pair.ship()
+    pair.b.look()
+    assert len(pair.b.damage()) == 1 and "digest" in pair.b.damage()[0]
+
+
+def test_what_a_passive_finds_at_the_very_end_is_said_before_its_store_is_looked_at(pair: Pair) -> None:
+    pair.a.look()
+    flip(pair.b.path, a_value(pair.a))
+    pair.b.look()
+    pair.ship()
+    pair.b.thread._do(StandDown())
+    assert [type(event).__name__ for event in pair.b.events[-2:]] == ["Damaged", "Inspected"]
+
+
+def test_under_load_a_build_and_a_scrub_get_their_slices(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    thread, now_s = pair.a.thread, [1000.0]
+    monkeypatch.setattr("zmqha.store.writer.time.monotonic", lambda: now_s[0])
+    thread.scrub._due_s = now_s[0]
+    steps: list[float] = []
+    step = thread.scrub.step
+    monkeypatch.setattr(thread.scrub, "step", lambda at_s: (steps.append(at_s), step(at_s))[1])
+    for _ in range(2000):
+        now_s[0] += 0.001
+        thread.put(Commit(Work(0, 0), EPOCH, False, 0, -1))  # refused by its attempt, if it were done
+        assert thread._next() is not None
+    assert 4 <= len(steps) <= 50, "never idle, and yet"
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_flipped_bit_in_the_stream_is_caught_and_nothing_of_it_is_applied(seed: int, pair: Pair) -> None:
+    pair.ship(2)
+    rng = random.Random(seed)
+    ship = pair.commit()
+    (chunk,) = shipment.chunks(ship)
+    whole = bytearray(chunk.head + chunk.piece)
+    whole[rng.randrange(len(whole))] ^= 1 << rng.randrange(8)
+    head = len(chunk.head)
+    replica = pair.b.thread._replica
+    assert replica is not None
+    before = replica._taken
+    pair.b.thread._do(Journal(chunk._replace(head=bytes(whole[:head]), piece=bytes(whole[head:]))))
+
+    assert isinstance(pair.b.events[-1], ShipmentRefused) and replica._taken == before
+    pair.b.thread._do(Journal(chunk))
+    pair.b.thread._flush()
+    pair.b.look()
+    assert replica.position == ship.position and pair.b.damage() == []
