@@ -2,9 +2,9 @@
 
 What survives: a killed process leaves everything that was written; a power cut leaves what was synced, so the last paired commit may
 be lost (one transaction), and the unflushed end of a journal. A crash may hit between the steps of Claim, PairUp, Follow, StandDown.
-A store is a Position in the ``history``, a flag that says whether a copy was put together wrongly, and one that says whether a bit of it
-has flipped: whoever has the store open finds that within SCRUB_MS, as long as it knows what was written (a store that is opened after a
-restart is taken as it is).
+A store is a Position in the ``history``, a flag that says whether a copy was put together wrongly, and one that says whether a bit of
+it has flipped: whoever has the store open finds that within SCRUB_MS, as long as it knows what was written (a store that is opened
+after a restart is taken as it is).
 """
 
 from collections import deque

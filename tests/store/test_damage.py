@@ -7,8 +7,8 @@ import pytest
 
 from zmqha.core import lmdb_page, shipment
 from zmqha.core.actions import Claim, Commit, CopyOut, Follow, Journal, StandDown, TakeCopy
-from zmqha.core.events import CopyBegun, CopyDone, CopyPart, Damaged, Event, ShipmentRefused
 from zmqha.core.events import Committed as CommittedEvent
+from zmqha.core.events import CopyBegun, CopyDone, CopyPart, Damaged, Event, ShipmentRefused
 from zmqha.core.facts import NodeFacts
 from zmqha.core.peer_protocol import NO_SESSION, CopyBegin, CopyEnd, CopyPages, Standing
 from zmqha.core.position import Epoch
@@ -215,7 +215,7 @@ def test_under_load_a_build_and_a_scrub_get_their_slices(pair: Pair, monkeypatch
     step = thread.scrub.step
     monkeypatch.setattr(thread.scrub, "step", lambda at_s: (steps.append(at_s), step(at_s))[1])
     for _ in range(2000):
-        now_s[0] += 0.001
+        now_s[0] += 0.01
         thread.put(Commit(Work(0, 0), EPOCH, False, 0, -1))  # refused by its attempt, if it were done
         assert thread._next() is not None
     assert 4 <= len(steps) <= 50, "never idle, and yet"
