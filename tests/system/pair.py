@@ -155,6 +155,7 @@ class Pair:
         self.peer_ports = {"a": ports[1], "b": ports[4]}
         self.write_config(timers or {}, limits or {}, extra)
         self.servers = {name: Server(self, name) for name in ("a", "b")}
+        self.rotten = False  # the test damages a store
         self._admins: dict[str, zmqha.Client] = {}
 
     def __getitem__(self, name: str) -> Server:
@@ -286,6 +287,11 @@ class Pair:
 
         self.wait(equal, "equal positions")
 
+    def assert_no_false_alarm(self) -> None:
+        """Neither digest nor scrub found damage where nobody did any."""
+        if not self.rotten:
+            assert not [line for server in self.servers.values() for line in server.events("store.rotten")]
+
     def kill_both(self) -> None:
         """Both at one instant: neither sees the other's end."""
         for server in self.servers.values():
@@ -338,6 +344,7 @@ def pair(**options: Any) -> Iterator[Pair]:
         made = Pair(Path(directory), **options)
         try:
             yield made.start()
+            made.assert_no_false_alarm()
         except BaseException:
             made.keep_logs()
             raise
