@@ -65,6 +65,20 @@ def test_stores_that_differ_at_one_position_are_an_alarm(run: Run, pair: Pair) -
     assert "the two stores differ" in different
 
 
+def test_a_damaged_disk_and_a_store_without_sums_are_one_line_each(run: Run, pair: Pair) -> None:
+    clean = {"digest": 1.0, "bytes": 1 << 30, "cycles": 40, "cycle_ms": 20, "damaged": 0}
+    pair.status[A]["servers"][0]["scrub"] = clean
+    quiet = run("status").out
+    pair.status[B]["servers"][1]["scrub"] = {**clean, "damaged": 3}
+    damaged = run("status").out
+    pair.status[B]["servers"][1]["scrub"] = {**clean, "digest": -1.0}
+    off = run("status").out
+
+    assert "disk" not in quiet
+    assert "edge-b found 3 damaged pages on its disk since it started; replace that disk." in damaged
+    assert "edge-b keeps no sums of its pages" in off
+
+
 def test_a_copying_peer_shows_progress(run: Run, pair: Pair) -> None:
     a, b = row("edge-a", 11, "Primary", "STANDALONE"), row("edge-b", 12, "Secondary", "PASSIVE_SYNC", copied=0.431)
     pair.status = {A: view("edge-a", a, b), B: view("edge-b", a, b)}

@@ -64,7 +64,7 @@ def test_a_flipped_bit_is_found_and_repaired_and_nothing_is_lost(role: str) -> N
         assert got == BODIES
         both.assert_equal_stores()
         both.wait(lambda: scrubbed(both, damaged).get("digest") == 1.0, "the new copy is counted")
-        assert scrubbed(both, damaged)["damaged"] == 0
+        assert (scrubbed(both, damaged)["damaged"], scrubbed(both, sound)["damaged"]) == (1, 0)
         assert not both[sound].events("store.rotten")
         both.kill_both()
         assert_equal_offline(both, sound)

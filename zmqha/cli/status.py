@@ -85,6 +85,7 @@ def merged(answers: dict[str, Any]) -> dict[str, Any]:
         notes.append(f"ALARM: {' and '.join(serving)} both say that they serve.")
     if len({row["chain"] for row in rows}) > len({(row["epoch"], row["txn"]) for row in rows}):
         notes.append("ALARM: the two stores differ at the same position; stop one of them and see docs/operations.md.")
+    notes += [note for row in rows if (note := _scrub(row))]
     pairs = sorted({view["cluster"] for view in by_name.values()})
     if len(pairs) > 1:
         notes.append(f"ALARM: these servers belong to different pairs: {', '.join(pairs)}.")
@@ -123,6 +124,16 @@ def milliseconds(value: float | None) -> str | None:
 
 def _own_row(view: dict[str, Any]) -> dict[str, Any]:
     return next(row for row in view["servers"] if row["name"] == view["answering"])
+
+
+def _scrub(row: dict[str, Any]) -> str:
+    """What is not clean about a server's own looking after its bytes."""
+    scrub = row.get("scrub") or {}
+    if scrub.get("damaged"):
+        return f"{row['name']} found {scrub['damaged']} damaged pages on its disk since it started; replace that disk."
+    if scrub.get("digest", 0) < 0:
+        return f"{row['name']} keeps no sums of its pages: its store is too large; damage on its disk would go unnoticed."
+    return ""
 
 
 def _state(row: dict[str, Any], others: list[dict[str, Any]] | None = None) -> str:

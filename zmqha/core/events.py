@@ -188,7 +188,7 @@ class Scrubbed(NamedTuple):
     bytes: int = 0  # read and compared
     cycles: int = 0  # over the whole store
     cycle_ms: int = 0  # how long the last one took
-    damaged: int = 0  # pages found wrong in the store that is open
+    damaged: int = 0  # pages found wrong
 
 
 class StoreBeat(NamedTuple):

@@ -37,8 +37,8 @@ class Scrub:
         self._next = 2  # page
         self._due_s = 0.0
         self._began_s = 0.0  # of this cycle
-        self._told: set[int] = set()  # damaged pages that were reported
-        self._bytes = self._cycles = self._cycle_ms = 0
+        self._told: set[int] = set()  # damaged pages of this store that were reported
+        self._bytes = self._cycles = self._cycle_ms = self._damaged = 0
 
     def watch(self, census: Census | None) -> None:
         """Another store was opened, or none is open any more."""
@@ -57,7 +57,7 @@ class Scrub:
     def counts(self) -> Scrubbed:
         """For status."""
         share = self._census.share if self._census is not None else 0.0
-        return Scrubbed(-1.0 if share is None else share, self._bytes, self._cycles, self._cycle_ms, len(self._told))
+        return Scrubbed(-1.0 if share is None else share, self._bytes, self._cycles, self._cycle_ms, self._damaged)
 
     @property
     def due_s(self) -> float | None:
@@ -87,6 +87,7 @@ class Scrub:
             census.build(SLICE_BYTES)
             self._due_s = now_s + BUILD_PAUSE_S
             found, census.unsound = census.unsound, []
+            self._damaged += len(found)
             return found[:REPORTED_MAX]
         if census.off or not self.mib_per_s:
             return []
@@ -118,6 +119,7 @@ class Scrub:
             taken += len(alone)
             if _sum(alone, psize, page, page) != total:
                 self._told.add(page)
+                self._damaged += 1
                 found.append(f"page {page} of the store does not hold what was written there")
         return found, taken
 
