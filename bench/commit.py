@@ -28,6 +28,7 @@ from zmqha.core.shipment import Shipment
 from zmqha.core.work import Append, CursorRow, DestinationRow, ProducerRow, Work
 from zmqha.store.copy_target import CopyTarget
 from zmqha.store.lmdb_store import LmdbStore
+from zmqha.store.page_file import STORE_FILE
 from zmqha.store.replica import Replica
 
 EPOCH = Epoch(1, 7)
@@ -71,6 +72,9 @@ class Sides:
         self.store.begin_epoch(EPOCH, Mode.PAIRED, "a", "bench", 0, 0)
         self.store.commit(Work(1, 0, destinations=(DestinationRow(QUEUE, "bench", 0, 0),)), EPOCH, 0)
         self.replica = _copied(self.store, there)
+        if hasattr(self.store, "census"):  # a tree before it has none
+            for census in (self.store.census, self.replica.count(there / STORE_FILE)):
+                census.build(1 << 30)
 
     def close(self) -> None:
         self.replica.close()
