@@ -1,10 +1,13 @@
 """Pages and meta pages are read as LMDB wrote them, and what is not sound is refused."""
 
 import struct
+from itertools import pairwise
 from pathlib import Path
 
 import lmdb
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from zmqha.core import lmdb_page
 from zmqha.core.lmdb_page import Meta
@@ -145,3 +148,10 @@ def test_what_is_not_a_unit_is_refused(image: bytes) -> None:
         lmdb_page.unit_at(view, meta.psize, page)
     with pytest.raises(StoreDamaged, match="behind the end"):
         lmdb_page.unit_at(view, meta.psize, len(image) // meta.psize)
+
+
+@given(st.sets(st.integers(2, 90)))
+def test_runs_are_the_same_pages_joined_as_far_as_possible(pages: set[int]) -> None:
+    runs = lmdb_page.runs_of(sorted(pages))
+    assert [page for first, count in runs for page in range(first, first + count)] == sorted(pages)
+    assert all(first + count < following for (first, count), (following, _) in pairwise(runs))

@@ -197,19 +197,21 @@ def live_runs(buf: Buffer, meta: Meta) -> list[tuple[int, int]]:
     return runs
 
 
-def runs_of(pages: Iterable[int]) -> list[tuple[int, int]]:
-    """Join rising page numbers to (first page, number of pages)."""
+def runs_of(pages: Sequence[int]) -> list[tuple[int, int]]:
+    """Join rising page numbers to (first page, number of pages); long runs are found in leaps."""
     runs: list[tuple[int, int]] = []
-    first = count = 0
-    for page in pages:
-        if count and page == first + count:
-            count += 1
-            continue
-        if count:
-            runs.append((first, count))
-        first, count = page, 1
-    if count:
-        runs.append((first, count))
+    total, at = len(pages), 0
+    while at < total:
+        first, end, leap = pages[at], at + 1, 1
+        while leap:
+            last = end - 1 + leap
+            if last < total and pages[last] - first == last - at:
+                end += leap
+                leap *= 2
+            else:
+                leap //= 2
+        runs.append((first, end - at))
+        at = end
     return runs
 
 
