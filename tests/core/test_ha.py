@@ -603,7 +603,7 @@ def test_t18_a_damaged_store_ends_every_role_and_the_disk_says_behind(role: str)
     assert isinstance(saved, act.SaveFacts)
     assert (saved.facts.standing, saved.facts.doubted, saved.facts.reason) == (Standing.BEHIND, True, ROT)
     rig.run(100)
-    assert rig.ha.durable.standing is Standing.BEHIND and rig.ha.store_doubted
+    assert rig.ha.durable.standing is Standing.BEHIND and rig.ha.store_doubted and not rig.ha.held.trusted
 
 
 def test_t18_damage_that_is_reported_while_the_role_is_given_up_still_counts() -> None:

@@ -4,14 +4,15 @@ import random
 from pathlib import Path
 
 import pytest
+from rejoining import Machine, bring_up, stream
 
 from zmqha.core import lmdb_page, shipment
 from zmqha.core.actions import Claim, Commit, CopyOut, Follow, Journal, StandDown, TakeCopy
 from zmqha.core.events import Committed as CommittedEvent
 from zmqha.core.events import CopyBegun, CopyDone, CopyPart, Damaged, Event, ShipmentRefused
 from zmqha.core.facts import NodeFacts
-from zmqha.core.peer_protocol import NO_SESSION, CopyBegin, CopyEnd, CopyPages, Standing
-from zmqha.core.position import Epoch
+from zmqha.core.peer_protocol import NO_SESSION, CopyBegin, CopyEnd, CopyPages, Held, Standing, Way
+from zmqha.core.position import NOWHERE, Epoch
 from zmqha.core.shipment import Shipment
 from zmqha.core.work import Append, CursorRow, Work
 from zmqha.store.node_state import STATE_FILE, NodeState
@@ -240,3 +241,62 @@ def test_a_flipped_bit_in_the_stream_is_caught_and_nothing_of_it_is_applied(seed
     pair.b.thread._flush()
     pair.b.look()
     assert replica.position == ship.position and pair.b.damage() == []
+
+
+# --- repair -----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def machines(tmp_path: Path) -> tuple[Machine, Machine, random.Random]:
+    """One that serves, one in sync that has just left; and one bit of its store has flipped."""
+    a, b, rng = Machine(tmp_path / "a", "a"), Machine(tmp_path / "b", "b"), random.Random(3)
+    a.claim()
+    for _ in range(30):
+        a.commit(rng)
+    bring_up(a, b, Held())
+    for _ in range(5):
+        stream(a, b, a.commit(rng, peer_high=(b.position or NOWHERE).txn))
+    b.inspect()
+    return a, b, rng
+
+
+def the_sums(machine: Machine) -> dict[int, int]:
+    side = Side.__new__(Side)
+    side.path = machine.directory / STORE_FILE
+    return side.sums()
+
+
+def test_a_store_in_doubt_gets_exactly_the_damaged_unit(machines: tuple[Machine, Machine, random.Random]) -> None:
+    a, b, _ = machines
+    assert b.position is not None and a.thread._store is not None
+    damaged = [page for page, _ in sorted(the_sums(b).items())][::9]
+    for page in damaged:
+        flip(b.directory / STORE_FILE, page, 30)
+
+    done = bring_up(a, b, Held(b.position, trusted=False), copy=2)
+
+    pages = sum(a.thread._store.reader.unit_at(page, a.thread._store.meta)[0] for page in damaged)
+    assert (done.ways, done.asked, done.sent) == ([Way.DELTA], 1, pages * 4096)
+    b.inspect()
+    assert the_sums(b) == the_sums(a)
+
+
+def test_a_bit_that_flipped_while_nobody_looked_shows_once_the_copy_follows(
+    machines: tuple[Machine, Machine, random.Random],
+) -> None:
+    a, b, rng = machines
+    assert b.position is not None
+    while a.thread.scrub.counts().digest < 1:
+        a.thread._scrub_step()
+    for page in sorted(the_sums(b))[::5]:  # the commit below frees some of them
+        flip(b.directory / STORE_FILE, page, 30)
+
+    assert bring_up(a, b, Held(b.position), copy=2).asked == 0
+    while b.thread.scrub.counts().digest < 1:
+        b.thread._scrub_step()
+    said: list[Event] = []
+    for chunk in shipment.chunks(a.commit(rng)):
+        said += b.do(Journal(chunk))
+    while b.thread._applying:
+        b.thread._background()
+    assert any(isinstance(event, Damaged) for event in (*said, *b.events))
