@@ -78,7 +78,7 @@ class SourceStore:
 
     def count(self) -> Census:
         """Keep the sums of all pages from here on."""
-        self.census = Census(self.reader, self.meta, None, self.env.begin().abort)
+        self.census = Census(self.reader, self.meta)
         return self.census
 
     def release(self) -> None:

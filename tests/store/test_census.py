@@ -125,7 +125,7 @@ def test_sums_handed_over_are_those_that_a_build_finds(tmp_path: Path) -> None:
     handed = replica.census.sums.tobytes()
     replica.settle()
     reader = PageReader(tmp_path / "b" / STORE_FILE)
-    anew = built(Census(reader, reader.newest(), None, lambda: None))
+    anew = built(Census(reader, reader.newest()))
     assert anew.sums is not None and anew.sums.tobytes() == handed
     assert anew.digest == replica.census.digest == PageSums(handed).digest
 
@@ -249,7 +249,7 @@ def test_a_page_that_is_not_what_it_says_ends_no_build_and_is_named(filled: Sour
     page = walked(filled.path, filled.meta)[7][0]
     flip(filled.path, page, 1)
     reader = PageReader(filled.path)
-    anew = Census(reader, filled.meta, None, lambda: None)
+    anew = Census(reader, filled.meta)
     scrub = Scrub(filled.path, 0)
     scrub.watch(anew)
     found = []

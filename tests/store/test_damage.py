@@ -215,7 +215,7 @@ def test_under_load_a_build_and_a_scrub_get_their_slices(pair: Pair, monkeypatch
     steps: list[float] = []
     step = thread.scrub.step
     monkeypatch.setattr(thread.scrub, "step", lambda at_s: (steps.append(at_s), step(at_s))[1])
-    for _ in range(2000):
+    for _ in range(4000):
         now_s[0] += 0.01
         thread.put(Commit(Work(0, 0), EPOCH, False, 0, -1))  # refused by its attempt, if it were done
         assert thread._next() is not None

@@ -4,14 +4,13 @@ A build begins from a snapshot and visits its pages a slice at a time; commits g
 may be written over from then on), what it writes is counted at once, from the shipment. So the end of a build is exact at whatever
 transaction the store stands then. Until then the digest is not known.
 
-On the active a read transaction keeps the snapshot's pages; on the passive nothing does, and nothing needs to: a page is written
-over only by the transactions after the one that freed it, in the order in which they come past here.
+Nothing needs to hold the snapshot meanwhile, on the active as little as on the passive: a page is written over only by transactions
+after the one that freed it, and each comes past here before the next one is begun.
 
 Refuses nothing; a page that is not what it says is remembered in ``unsound``. Driven by the store thread.
 """
 
 import logging
-from collections.abc import Callable
 
 from zmqha.core import limits, lmdb_page
 from zmqha.core.lmdb_page import Meta
@@ -27,20 +26,16 @@ _FREE, _IN_USE = b"\1", b"\0"
 class Census:
     """Of one open store. Above ``limits.DIGEST_PAGES_MAX`` pages it is off."""
 
-    def __init__(self, reader: PageReader, meta: Meta, sums: PageSums | None, release: Callable[[], None]) -> None:
-        """``sums``: those of exactly this snapshot, if known; otherwise they are built, and ``release`` lets the snapshot go when
-        they are complete, or are not built any more."""
+    def __init__(self, reader: PageReader, meta: Meta, sums: PageSums | None = None) -> None:
+        """``sums``: those of exactly this snapshot, if known; otherwise they are built."""
         self.meta = meta  # the newest snapshot
         self.unsound: list[str] = []
         self._reader = reader
-        self._release: Callable[[], None] | None = release
         self._sums = sums or PageSums()
         self._gone: bytearray | None = None  # pages of the snapshot that need no visit: free, or freed since
         self._next = 2
         self.off = False
         self.complete = sums is not None
-        if self.complete:
-            self._done()
         self._fit(meta)
 
     @property
@@ -68,7 +63,7 @@ class Census:
     def close(self) -> None:
         """The store is closed."""
         self.off = True
-        self._done()
+        self._gone = None
 
     def advance(self, meta: Meta, freed: Runs, units: Units) -> int:
         """A transaction freed and wrote this; the digest after it. Begins a build, if there must be one, before."""
@@ -112,14 +107,14 @@ class Census:
         self._next = page
         if page < 0 or page >= len(gone):
             self.complete = True
-            self._done()
+            self._gone = None
 
     def adopt(self, raw: bytes) -> None:
         """The sums of exactly the newest snapshot, known from elsewhere."""
         self._sums = PageSums(raw)
         self._sums.grow(self.meta.last_pg + 1)
         self.complete = not self.off
-        self._done()
+        self._gone = None
 
     def _begin(self) -> None:
         """Mark what the snapshot does not use. All at once: 50 ns a free page."""
@@ -145,9 +140,3 @@ class Census:
             self._sums = PageSums()
         elif not self.off:
             self._sums.grow(pages)
-
-    def _done(self) -> None:
-        self._gone = None
-        release, self._release = self._release, None
-        if release is not None:
-            release()

@@ -69,7 +69,7 @@ class LmdbStore:
             self._log, self._state = self._env.open_db(b"log", create=False), self._env.open_db(b"state", create=False)
             head, self.lineage = read_head(self._env, self._state)
             self._peer_high = head.peer_high
-        self.census = Census(self._reader, self._meta, sums, self.pin().abort)
+        self.census = Census(self._reader, self._meta, sums)
 
     def close(self) -> None:
         """Let go of the file."""

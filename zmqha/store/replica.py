@@ -156,7 +156,7 @@ class Replica:
         """Keep the sums of all pages in step with the file from here on; ``path`` is the file."""
         assert self.census is None and not self._waiting and not self._unflushed, "the file is what was taken"
         self._reader = PageReader(path)
-        self.census = Census(self._reader, lmdb_page.parse_body(self._meta), None, _nothing_held)
+        self.census = Census(self._reader, lmdb_page.parse_body(self._meta))
         return self.census
 
     def adopt_sums(self, raw: bytes) -> None:
@@ -304,10 +304,6 @@ class _Checkpoint(threading.Thread):
             self._writer.sync()
         except BaseException as error:  # whatever it is, the pages must not count as durable
             self.error = error
-
-
-def _nothing_held() -> None:
-    """Nobody but this class writes the file of a copy: no snapshot needs to be held."""
 
 
 def _check_base(ship: Shipment, base: Position, meta: bytes) -> None:
