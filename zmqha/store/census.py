@@ -31,7 +31,7 @@ class Census:
         self.meta = meta  # the newest snapshot
         self.unsound: list[str] = []
         self._reader = reader
-        self._sums = sums or PageSums()
+        self._sums = PageSums() if sums is None else sums
         self._gone: bytearray | None = None  # pages of the snapshot that need no visit: free, or freed since
         self._next = 2
         self.off = False
