@@ -33,6 +33,7 @@ class History:
     """The tree of all branches."""
 
     def __init__(self) -> None:
+        self.copies = 0  # full copies begun
         self._txns: dict[bytes, Txn] = {GENESIS: ROOT}
 
     def at(self, position: Position) -> Txn:
