@@ -1,13 +1,15 @@
 """A machine's disk and the thread that works on it: store actions with delays, in order, each in the steps that the real one takes.
 
-What survives: a killed process leaves everything that was written; a power cut leaves what was synced, so the last paired commit may
-be lost (one transaction), and the unflushed end of a journal. A crash may hit between the steps of Claim, PairUp, Follow, StandDown.
+What survives: a killed process leaves everything that was written, to the kernel; a power cut leaves what was synced, and by chance
+more: the last paired commit (one transaction), some of a journal's unflushed end. A record of node.state that was being written counts,
+or is torn and the older slot counts. A crash may hit between the steps of Claim, PairUp, Follow, StandDown.
 A store is a Position in the ``history``, and a flag that says whether a copy was put together wrongly.
 """
 
 from collections import deque
 from collections.abc import Callable
 from random import Random
+from types import UnionType
 from typing import Any
 
 from tests.core.service_rig import ToyStore
@@ -33,10 +35,14 @@ class Disk:
 
     def __init__(self) -> None:
         self.facts: NodeFacts | None = None
+        self.writing: NodeFacts | None = None  # a slot of node.state that is written and not flushed
         self.position: Position | None = None  # of the store, as the kernel sees it; None: there is no store
         self.synced: Position | None = None  # what a power cut leaves
         self.corrupt = False  # a copy was completed without all of its parts, or on top of another store than its source meant
         self.partial = False  # an unfinished copy lies there
+        self.lies_since: Position | None = None  # it says "synced" and keeps nothing that came after this
+        self.tears: bool | None = None  # whether a crash tears the slot that is being written; None: chance decides
+        self._image: tuple[NodeFacts | None, Position | None] = (None, None)
         self.generation = 0  # +1 when the disk was replaced
 
     def write(self, position: Position, *, synced: bool) -> None:
@@ -44,15 +50,39 @@ class Disk:
         self.synced = position if synced else self.position
         self.position = position
 
-    def lose_power(self, random: Random) -> None:
-        """What was not synced may be gone."""
+    def lose_power(self, random: Random) -> str:
+        """What was not synced may be gone; what went."""
+        lost = ""
+        if self.lies_since is not None:
+            self.position = self.synced = self.lies_since
         if self.position != self.synced and random.random() < 0.5:
             self.position = self.synced
+            lost = "unflushed end of the store lost"
         self.synced = self.position
+        return lost
+
+    def crash(self, random: Random, *, power: bool) -> str:
+        """A slot that was being written: whole, or torn and the older one counts; what became of it."""
+        writing, self.writing = self.writing, None
+        if writing is None:
+            return ""
+        if self.tears if self.tears is not None else random.random() < (0.5 if power else 0.1):
+            return "torn slot of node.state"
+        self.facts = writing
+        return "unflushed slot of node.state counts"
+
+    def save(self) -> None:
+        """An image of the whole disk."""
+        self._image = (self.facts, self.position)
+
+    def restore(self) -> None:
+        """Somebody puts the image back."""
+        self.facts, self.position = self._image
+        self.synced, self.writing = self.position, None
 
     def replace(self) -> None:
         """A new, empty one."""
-        self.facts = self.position = self.synced = None
+        self.facts = self.writing = self.position = self.synced = None
         self.corrupt = self.partial = False
         self.generation += 1
 
@@ -83,8 +113,6 @@ class _Copy:
 class StoreThread:
     """Carries out store actions for one process. ``report`` takes its events; ``held`` says that the process is frozen or gone."""
 
-    serials = 0
-
     def __init__(
         self, clock: Clock, random: Random, disk: Disk, history: History, node: str, speed: "Speed", report: Callable[[ev.Event], None],
         frozen_until: Callable[[], int],
@@ -96,6 +124,7 @@ class StoreThread:
         self.following = False
         self._target: dict[str, Any] | None = None
         self._taken: Position | None = None  # journalled, maybe not flushed
+        self._unflushed: list[Position] = []
         self._copy: _Copy | None = None
         self._refusals = 0
         self._clock, self._random, self._disk, self._history, self._node = clock, random, disk, history, node
@@ -103,6 +132,11 @@ class StoreThread:
         self._frozen_until = frozen_until
         self._inbox: deque[act.Action] = deque()
         self._busy = False
+
+    @property
+    def idle(self) -> bool:
+        """Nothing is being done."""
+        return not self._busy
 
     def put(self, action: act.Action) -> None:
         """Called by the node."""
@@ -113,8 +147,11 @@ class StoreThread:
     def die(self, *, power: bool) -> None:
         """The process is gone; what it had written without flushing is the kernel's (and lost without power)."""
         self.dead = True
-        if self.following and self._taken is not None and not power and self._random.random() < 0.5:
-            self._disk.write(self._taken, synced=True)
+        if self.following and self._unflushed and self._random.random() < (0.3 if power else 0.7):
+            reached = self._random.choice(self._unflushed)  # records follow each other: a part of them is a shorter journal
+            self._disk.position = reached
+            if power:
+                self._disk.synced = reached
 
     # --- the thread ---------------------------------------------------------------------------------------------------------
 
@@ -150,6 +187,8 @@ class StoreThread:
 
     def _steps(self, action: act.Action) -> list[Step]:
         sync, quick = self.speed.sync_ms(self._random), self.speed.page_ms(self._random)
+        if isinstance(action, act.Claim | act.PairUp | act.Follow | act.SaveFacts):
+            sync += self.speed.step_stall(action)
         match action:
             case act.Commit():
                 return [(sync, lambda: self._commit(action))]
@@ -160,23 +199,20 @@ class StoreThread:
                     self.progress += 1
                 return [(quick, lambda: self._journal(chunks)), (sync, self._flush)]
             case act.SaveFacts(facts):
-                return [(sync, lambda: self._save(facts)), (0, lambda: self._report(ev.FactsSaved()))]
+                return [*self._saving(facts, sync), (0, lambda: self._report(ev.FactsSaved()))]
             case act.Claim():
                 return [
                     (sync, self._settle),
-                    (sync, lambda: self._save(action.facts)),
+                    *self._saving(action.facts, sync),
                     (sync, lambda: self._begin_epoch(action.epoch, Mode.SOLE, action.reason)),
                     (sync, lambda: self._claimed(action)),
                 ]
             case act.PairUp():
-                return [
-                    (sync, lambda: self._save(action.facts)),
-                    (sync, lambda: self._paired(action)),
-                ]
+                return [*self._saving(action.facts, sync), (sync, lambda: self._paired(action))]
             case act.StandDown(discard):
                 return [(quick, self._close), (sync, self._settle), (quick, lambda: self._inspect(discard))]
             case act.Follow(facts):
-                return [(sync, lambda: self._save(facts)), (quick, self._follow)]
+                return [*self._saving(facts, sync), (quick, self._follow)]
             case act.TakeCopy():
                 slow = isinstance(action.message, CopyEnd | CopyRound)
                 return [(sync if slow else quick, lambda: self._take_copy(action))]
@@ -194,8 +230,15 @@ class StoreThread:
 
     # --- serving ------------------------------------------------------------------------------------------------------------
 
+    def _saving(self, facts: NodeFacts, sync_ms: int) -> list[Step]:
+        """A slot is written, then flushed."""
+        return [(0, lambda: self._write(facts)), (sync_ms, lambda: self._save(facts))]
+
+    def _write(self, facts: NodeFacts) -> None:
+        self._disk.writing = facts
+
     def _save(self, facts: NodeFacts) -> None:
-        self._disk.facts = facts
+        self._disk.facts, self._disk.writing = facts, None
 
     def _commit(self, action: act.Commit) -> None:
         if action.attempt < self._refusals:
@@ -216,8 +259,10 @@ class StoreThread:
         if self.following:
             assert self._taken is not None
             self._disk.write(self._taken, synced=True)
+        self._disk.synced = self._disk.position  # also what an earlier process left to the kernel
         self.following = False
         self._taken = None
+        self._unflushed.clear()
 
     def _begin_epoch(self, epoch: Any, mode: Mode, reason: str) -> Txn:
         txn = self._history.begin_epoch(self._disk.position or NOWHERE, epoch, mode, self._node, reason)
@@ -252,12 +297,12 @@ class StoreThread:
         assert self.store is not None, "a copy without an open store"
         if request.begin:
             self._stop_copy()
-            StoreThread.serials += 1
+            self._history.copies += 1
             rounds = [
                 [self._random.choice((4096, 65536, MIB)) for _ in range(self._random.choice((1, 2, 3, 12)))]
                 for _ in range(self._random.choice((1, 1, 2, 3)))
             ]
-            self._copy = _Copy(request, StoreThread.serials, rounds)
+            self._copy = _Copy(request, self._history.copies, rounds)
             self._find_out(self._copy, request.held)
         elif self._copy is not None and self._copy.number == request.copy:
             self._copy.budget += request.budget
@@ -302,8 +347,8 @@ class StoreThread:
         elif len(copy.rounds) > 1:
             self._report(ev.RoundDone(copy.number, copy.position, copy.meta))
             copy.waits = True
-            StoreThread.serials += 1
-            copy.serial, copy.sent, copy.base = StoreThread.serials, 0, copy.position.chain
+            self._history.copies += 1
+            copy.serial, copy.sent, copy.base = self._history.copies, 0, copy.position.chain
             copy.position = self._disk.position
             del copy.rounds[0]
         else:
@@ -373,12 +418,14 @@ class StoreThread:
                 self._report(ev.JournalFull(NoSpace("the disk is full", cause="the simulation", cure="wait")))
             else:
                 self._taken = chunk.position
+                self._unflushed.append(chunk.position)
 
     def _flush(self) -> None:
         if not self.following:
             return
         assert self._taken is not None and self._target is not None
         self._disk.write(self._taken, synced=True)
+        self._unflushed.clear()
         self._report(ev.Journalled(self._taken, self._target["bytes"], True))
 
     # --- neither ------------------------------------------------------------------------------------------------------------
@@ -401,13 +448,24 @@ class StoreThread:
 
 
 class Speed:
-    """How long a disk takes, in ms; ``stall_ms`` comes on top of every sync while it lasts."""
+    """How long a disk takes, in ms; ``stall_ms`` comes on top of every sync while it lasts, ``step_ms`` once, inside a step."""
 
     def __init__(self, sync_ms: tuple[int, int] = (1, 6), page_ms: tuple[int, int] = (0, 2)) -> None:
         self._sync_ms = sync_ms
         self._page_ms = page_ms
         self.stall_ms = 0
+        self.step_ms = 0
+        self.step_kind: type | UnionType = act.Claim  # which step it stalls in
+        self.steps_stalled = 0
         self.full = False
+
+    def step_stall(self, action: act.Action) -> int:
+        """Asked by each step that writes node.state."""
+        if not self.step_ms or not isinstance(action, self.step_kind):
+            return 0
+        for_ms, self.step_ms = self.step_ms, 0
+        self.steps_stalled += 1
+        return for_ms
 
     def sync_ms(self, random: Random) -> int:
         return random.randint(*self._sync_ms) + self.stall_ms
