@@ -34,6 +34,7 @@ class Checkers:
         self.new_promise_ms = 0  # when the newest one was made
         self.a1_broken = False
         self.roles: list[tuple[int, str, str, int, str]] = []  # (ms, node, state, epoch, reason), at each change
+        self._last_role: dict[str, tuple[str, str, int]] = {}
         self._cluster = cluster
         self._granted = {"a": False, "b": False}
 
@@ -77,7 +78,8 @@ class Checkers:
                 raise Violation(f"{process.machine.name} goes on for a death that did not happen (T8e)")
         if ha.step is Step.NONE:
             row = (process.machine.name, ha.state.value, ha.epoch.counter)
-            if not any(each[1:4] == row for each in [each for each in self.roles if each[1] == row[0]][-1:]):
+            if self._last_role.get(row[0]) != row:
+                self._last_role[row[0]] = row
                 self.roles.append((self._cluster.clock.now_ms, *row, ha.reason))
         if ha.state is State.STANDALONE and ha.step is Step.NONE:
             if disk.facts is None or disk.facts.standing is not Standing.SOLE:

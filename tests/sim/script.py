@@ -22,6 +22,7 @@
 Times are not part of the golden part, so it changes only where behaviour does. ``ZMQHA_SIM_UPDATE=1`` writes it anew.
 """
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -55,9 +56,8 @@ def play(orders: list[str], seed: int = 1) -> str:
             cluster.world(line)
             _carry_out(cluster, words)
     roles = cluster.checkers.roles
-    return "".join(
-        f"{node} {state:<12} {epoch:>2}  {reason}\n" for name in "ab" for _, node, state, epoch, reason in roles if node == name
-    )
+    rows = (f"{node} {state:<12} {epoch:>2}  {reason}\n" for name in "ab" for _, node, state, epoch, reason in roles if node == name)
+    return re.sub(r"\d+ ms", "so many ms", "".join(rows))
 
 
 def _carry_out(cluster: Cluster, words: list[str]) -> None:
