@@ -4,6 +4,7 @@ Each is also a checker of what its client library and the servers tell it. A *bo
 another number, because after a refusal (disk full) the library numbers anew.
 """
 
+import itertools
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from tests.sim.cluster import Cluster
 
 QUEUE = "orders"
+IDS = 1000  # producer ids of one producer
 WINDOW = 8  # messages that a producer leaves unsettled
 BURST = 3
 PREFETCH = 32
@@ -76,8 +78,9 @@ class Producer(Client):
         self.refused: set[int] = set()
         self.stopped = False
         self.engine.session.producer = number  # chance, as everything else, comes from the seed
+        self.engine.session.stream(QUEUE)._ids = itertools.count(IDS * number).__next__  # and so do the ids of later streams
         self._out: list[tuple[int, Batch]] = []
-        self._up_to = 0  # sequences confirmed
+        self._up_to: dict[int, int] = {}  # producer -> sequences confirmed
         self._pause_ms = pause_ms
 
     @property
@@ -113,13 +116,14 @@ class Producer(Client):
         if self.cluster.checkers.a1_broken:
             return  # two stores count the sequences of one producer
         match command:
-            case Confirm(_, producer, up_to, _):
-                assert producer == self.number
+            case Confirm(_, producer, up_to, _) if producer == self._stream.producer:
                 if up_to >= self._stream.next:
                     raise Violation(f"{self.name} is told that {up_to} is stored, it sent {self._stream.next - 1}")
-                self._up_to = max(self._up_to, up_to)
-            case Failure(expected=expected) if expected and expected <= self._up_to:
-                raise Violation(f"{self.name}: {self._up_to} was confirmed, the server now expects {expected}")
+                self._up_to[producer] = max(self._up_to.get(producer, 0), up_to)
+            case Failure(expected=expected) if expected:
+                confirmed = self._up_to.get(self._stream.producer, 0)
+                if expected <= confirmed:
+                    raise Violation(f"{self.name}: {confirmed} was confirmed, the server now expects {expected}")
 
     def settled(self) -> None:
         while self._out and self._out[0][1].stage is Stage.SETTLED:

@@ -56,7 +56,9 @@ def play(orders: list[str], seed: int = 1) -> str:
             cluster.world(line)
             _carry_out(cluster, words)
     roles = cluster.checkers.roles
-    rows = (f"{node} {state:<12} {epoch:>2}  {reason}\n" for name in "ab" for _, node, state, epoch, reason in roles if node == name)
+    rows = (
+        f"{node} {state:<12} {epoch:>2}  {reason}\n" for name in "ab" for _, node, state, epoch, reason in roles if node == name
+    )
     return re.sub(r"\d+ ms", "so many ms", "".join(rows))
 
 
