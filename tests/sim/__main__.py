@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tests.sim.cluster import Failed
-from tests.sim.faults import SETS, set_of
+from tests.sim.faults import INSIDE, KINDS, SETS, set_of
 from tests.sim.planted import PLANTED, catch
 from tests.sim.seeds import Ran, run_seed
 
@@ -98,6 +98,8 @@ def long_run(hours: float, runs: int, processes: int, seed: int, kinds: str) -> 
         print(rows[name].row(name))
     print(total.row("total"))
     print("faults:", ", ".join(f"{kind} {count}" for kind, count in total.counts.most_common()))
+    if never := [kind for kind in (*KINDS, *INSIDE) if not total.counts[kind]]:
+        print("never happened:", ", ".join(never))
     print(f"{time.monotonic() - begin:.0f} s")
     return total.violations
 

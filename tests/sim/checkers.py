@@ -1,6 +1,6 @@
 """What must hold, looked at from outside: disks, roles and what servers said to clients. Each raises Violation where it breaks.
 
-Where a story breaks assumption A1 on purpose (``a1_broken``), two may serve at once, and a store may lack what the other confirmed
+Where a story breaks assumption A1 on purpose (``Cluster.split``), two may serve at once, and a store may lack what the other confirmed
 alone; everything else still holds.
 
 A *promise* is a message that was confirmed to its producer or delivered to a consumer. Who serves must hold every promise (I2, I3);
@@ -31,8 +31,8 @@ class Checkers:
         self.promised: dict[int, int] = {}  # producer -> last sequence
         self.promises = 0
         self.claims = 0
+        self.splits = 0  # times that a second one began to serve alone
         self.new_promise_ms = 0  # when the newest one was made
-        self.a1_broken = False
         self.roles: list[tuple[int, str, str, int, str]] = []  # (ms, node, state, epoch, reason), at each change
         self._last_role: dict[str, tuple[str, str, int]] = {}
         self._cluster = cluster
@@ -55,7 +55,7 @@ class Checkers:
     def claimed(self, process: "Process", position: Position) -> None:
         """A store is opened for serving: it must hold every promise."""
         self.claims += 1
-        if self.a1_broken:
+        if self._cluster.split:
             return
         last = self._cluster.history.last(position)
         for producer, sequence in self.promised.items():
@@ -101,9 +101,9 @@ class Checkers:
 
     def _alone(self, process: "Process") -> None:
         other = process.machine.peer.process
-        if self.a1_broken:
-            return
-        if other is not None and other.broker.ha.state is State.STANDALONE:
+        if self._cluster.split:
+            self.splits += int(other is not None and other.broker.ha.state is State.STANDALONE)
+        elif other is not None and other.broker.ha.state is State.STANDALONE:
             raise Violation(f"both servers are STANDALONE: {process.broker.ha.epoch} and {other.broker.ha.epoch} (I1)")
 
     def _promise(self, process: "Process", producer: int, sequence: int, verb: str) -> None:
@@ -130,7 +130,7 @@ class Checkers:
             raise Violation(f"{what}, paired, and the peer's disk does not hold it (O5)")
         theirs = other.process.broker.ha if other.process is not None else None
         if (
-            not self.a1_broken
+            not self._cluster.split
             and theirs is not None
             and theirs.state in SERVING
             and theirs.step is Step.NONE

@@ -39,6 +39,18 @@ class Client:
         self.random = random
         self.engine = SimEngine(cluster, self, Random(random.getrandbits(64)), Options(prefetch=PREFETCH))
 
+    @property
+    def only(self) -> int | None:
+        """The one server that this client reaches; None: both."""
+        return self.engine.only
+
+    @only.setter
+    def only(self, server: int | None) -> None:
+        self.engine.only = server
+        for at, link in enumerate(self.engine.links):
+            if server not in (None, at):
+                link.break_off()
+
     def start(self) -> None:
         """Connect, and begin to work."""
         self.engine.wake()
@@ -113,7 +125,7 @@ class Producer(Client):
         return self.engine.session.streams[QUEUE]
 
     def heard(self, command: Command) -> None:
-        if self.cluster.checkers.a1_broken:
+        if self.cluster.split:
             return  # two stores count the sequences of one producer
         match command:
             case Confirm(_, producer, up_to, _) if producer == self._stream.producer:
@@ -130,7 +142,7 @@ class Producer(Client):
             body, batch = self._out.pop(0)
             if batch.error is None:
                 self.confirmed.add(body)
-            elif isinstance(batch.error, NoSpace) or self.cluster.checkers.a1_broken:
+            elif isinstance(batch.error, NoSpace) or self.cluster.split:
                 self.refused.add(body)
             else:
                 raise Violation(f"{self.name}: message {body} ends with {type(batch.error).__name__}: {batch.error}")
@@ -145,6 +157,8 @@ class Consumer(Client):
     def __init__(self, cluster: "Cluster", random: Random) -> None:
         super().__init__(cluster, "consumer", random)
         self.bodies: set[tuple[int, int]] = set()
+        self.acked_wires: set[tuple[int, int]] = set()  # (producer, sequence) whose ACKED arrived
+        self._wires: dict[int, tuple[int, int]] = {}  # by offset, of the newest delivery
         self._recorded: set[int] = set()  # offsets whose ACKED arrived
         self._done: set[int] = set()  # offsets that the application acknowledged
         self._hand: list[int] = []  # offsets that it holds
@@ -179,20 +193,23 @@ class Consumer(Client):
         match command:
             case Deliver(_, first, _, _, batch):
                 head = read_head(batch)
+                for index in range(head.count):
+                    self._wires[first + index] = head.producer, head.first + index
                 again = next((offset for offset in range(first, first + head.count) if offset in self._recorded), None)
-                if again is not None and not self.cluster.checkers.a1_broken:
+                if again is not None and not self.cluster.split:
                     what = f"message {head.producer}:{head.first + again - first} at {again}"
                     raise Violation(f"{what} was acknowledged durably and is delivered again (I8)")
             case Acked(_, ranges):
                 for first, end in ranges:
                     self._recorded.update(range(first, end))
+                    self.acked_wires.update(self._wires[each] for each in range(first, end) if each in self._wires)
 
     def _take(self, delivery: Delivery) -> None:
         for index in range(delivery.at, delivery.stop):
             message = Message(self, delivery, index)
             producer, body = map(int, message.body.split(b":"))
             offset = message.offset
-            if offset in self._done and not self.cluster.checkers.a1_broken:
+            if offset in self._done and not self.cluster.split:
                 raise Violation(f"message {producer}:{body} at {offset} is shown again to who acknowledged it")
             if not message.redelivered:
                 if body <= self._last.get(producer, 0):

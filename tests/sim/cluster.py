@@ -30,7 +30,7 @@ class Cluster:
 
     def __init__(
         self, seed: int, *, producers: int = 2, consumer: bool = True, delays: int | None = None, cache_bytes: int = 1 << 16,
-        resume_alone: bool = False,
+        resume_alone: bool = False, split: bool = False,
     ) -> None:  # fmt: skip
         self.seed = seed
         self.random = Random(seed)
@@ -41,6 +41,7 @@ class Cluster:
         self.timers = Timers()
         self.cache_bytes = cache_bytes
         self.resume_alone = resume_alone
+        self.split = split  # A1 is broken on purpose: two may serve alone at once
         self.datagrams = True  # Beats by UDP while contact is in doubt
         kind = self.random.choice((0, 0, 1, 2, 3)) if delays is None else delays
         self.network = Network(self.clock, self.cables, self.random, DELAYS_MS[kind])

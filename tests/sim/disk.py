@@ -144,14 +144,18 @@ class StoreThread:
         self._inbox.append(action)
         self._next()
 
-    def die(self, *, power: bool) -> None:
-        """The process is gone; what it had written without flushing is the kernel's (and lost without power)."""
+    def die(self, *, power: bool) -> str:
+        """The process is gone; what it had written without flushing is the kernel's, or lost without power; what became of it."""
         self.dead = True
-        if self.following and self._unflushed and self._random.random() < (0.3 if power else 0.7):
-            reached = self._random.choice(self._unflushed)  # records follow each other: a part of them is a shorter journal
-            self._disk.position = reached
-            if power:
-                self._disk.synced = reached
+        if not self.following or not self._unflushed:
+            return ""
+        if self._random.random() >= (0.3 if power else 0.7):
+            return "unflushed end of the journal lost"
+        reached = self._random.choice(self._unflushed)  # records follow each other: a part of them is a shorter journal
+        self._disk.position = reached
+        if power:
+            self._disk.synced = reached
+        return "unflushed journal survives"
 
     # --- the thread ---------------------------------------------------------------------------------------------------------
 

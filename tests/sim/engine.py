@@ -55,8 +55,9 @@ class SimLink:
         self._dialler = Dialler(engine.cluster.network, LAN, self, self._reach, machine)
 
     def _reach(self, end: End, path: int) -> Connection | None:
-        process = self._machine.process
-        self._connection = process.accept_client(self, path) if process is not None else None
+        process, engine = self._machine.process, self._engine
+        reached = process is not None and engine.only in (None, engine.cluster.machines.index(self._machine))
+        self._connection = process.accept_client(self, path) if process is not None and reached else None
         if self._connection is not None:
             self.news.append(True)
             self._engine.wake()
@@ -111,6 +112,7 @@ class SimEngine:
         self.links = [SimLink(self, machine) for machine in cluster.machines]
         names = [f"{machine.name}:7400" for machine in cluster.machines]
         self.failover = Failover(names, options, random, cluster.clock.now_ms)
+        self.only: int | None = None  # the one server that is reached
         self._client = client
         self._open = Open((VERSION, VERSION), client.name)
         self._asks: dict[int, int] = {}

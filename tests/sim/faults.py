@@ -43,6 +43,13 @@ SETS = {
 STEPS: tuple[type | UnionType, ...] = (act.Claim, act.Claim, act.Claim | act.PairUp | act.Follow | act.SaveFacts)
 
 
+INSIDE = (  # what happens inside others
+    "notice lost", "notice late", "torn slot of node.state", "unflushed slot of node.state counts", "unflushed end of the store lost",
+    "unflushed end of the journal lost", "unflushed journal survives", "stall inside a step", "kill inside a step",
+    "power inside a step", "freeze inside a step", "suspend inside a step", "gateway inside a step", "isolate inside a step",
+)  # fmt: skip
+
+
 def set_of(seed: int) -> str:
     """Which kinds of faults a seed stands for, if nobody says otherwise: every other one all of them."""
     return "all" if seed % 2 else list(SETS)[seed // 2 % len(SETS)]

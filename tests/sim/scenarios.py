@@ -121,7 +121,7 @@ def two_that_serve_meet(seed: int = 1) -> None:
     cluster = Cluster(seed, delays=0, consumer=False)
     cluster.form()
     cluster.run(1000)
-    cluster.checkers.a1_broken = True
+    cluster.split = True
     for counter in (cluster.cables.link, cluster.cables.blocked):
         for sender in "ab":
             counter[sender] += 1

@@ -77,7 +77,7 @@ def _carry_out(cluster: Cluster, words: list[str]) -> None:
                 if holds():
                     raise cluster.explain(Violation("it came to be that " + " ".join(what)))
         case ["break", "a1"]:
-            cluster.checkers.a1_broken = True
+            cluster.split = True
         case ["resume", "alone"]:
             cluster.resume_alone = True
         case _:

@@ -186,7 +186,7 @@ class Process:
     def end(self, *, power: bool) -> None:
         """The kernel cleans up, or the power is gone."""
         self.alive = False
-        self.store.die(power=power)
+        self.cluster.happened(self.store.die(power=power))
         for link in self.links:
             link.close(power=power)
         self.source.close(power=power)
