@@ -13,7 +13,7 @@ from tests.sim.violation import Violation
 from zmqha.core.client_protocol import HEADER, Code, Confirm, Deliver, decode
 from zmqha.core.message import read_head
 from zmqha.core.peer_protocol import Beat, Standing, State, Sub
-from zmqha.core.position import Position
+from zmqha.core.position import Epoch, Position
 from zmqha.core.view import SERVING, Step
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ class Checkers:
         self.splits = 0  # times that a second one began to serve alone
         self.new_promise_ms = 0  # when the newest one was made
         self.roles: list[tuple[int, str, str, int, str]] = []  # (ms, node, state, epoch, reason), at each change
+        self._decided: dict[str, Epoch] = {}  # the newest claim after a death, by node
         self._last_role: dict[str, tuple[str, str, int]] = {}
         self._cluster = cluster
         self._granted = {"a": False, "b": False}
@@ -72,7 +73,8 @@ class Checkers:
             self._cluster.settled_generation[other.name] = other.disk.generation  # this very disk took the grant
         self._granted[process.machine.name] = ha.granted
         self._cluster.tell(process.machine, f"step={ha.step.name} right={ha.right:d} granted={ha.granted:d} ({ha.reason})")
-        if ha.step is Step.CLAIM and ha.facts.reason == DEATH:
+        if ha.step is Step.CLAIM and ha.facts.reason == DEATH and self._decided.get(process.machine.name) != ha.facts.epoch:
+            self._decided[process.machine.name] = ha.facts.epoch  # while it is being written the peer may be back
             living = other.process
             if living is not None and living.incarnation == ha.contact.peer_session.incarnation:
                 raise Violation(f"{process.machine.name} goes on for a death that did not happen (T8e)")
