@@ -97,6 +97,7 @@ class _Copy:
         self.rounds = rounds
         self.sent = 0  # parts of this round
         self.base = b""
+        self.by_table = False  # this round is what differs from a table of the base; else every page written since it
         self.position = NOWHERE  # pinned
         self.waits = False  # for a table, or for the follower to have taken a round
 
@@ -107,7 +108,7 @@ class _Copy:
     @property
     def meta(self) -> bytes:
         """What the follower must have for this to be a store: all parts of the round, and the right one below them."""
-        return f"{self.serial} {len(self.rounds[0])} {self.base.hex() or '-'}".encode()
+        return f"{self.serial} {len(self.rounds[0])} {self.base.hex() or '-'} {self.by_table:d}".encode()
 
 
 class StoreThread:
@@ -335,7 +336,7 @@ class StoreThread:
         if copy is None or copy.number != action.copy:
             return
         copy.waits = False
-        copy.base = action.sums
+        copy.base, copy.by_table = action.sums, True
         self._begin_copy(copy, Way.DELTA if action.sums else Way.REST)
 
     def _copy_step(self) -> None:
@@ -352,7 +353,7 @@ class StoreThread:
             self._report(ev.RoundDone(copy.number, copy.position, copy.meta))
             copy.waits = True
             self._history.copies += 1
-            copy.serial, copy.sent, copy.base = self._history.copies, 0, copy.position.chain
+            copy.serial, copy.sent, copy.base, copy.by_table = self._history.copies, 0, copy.position.chain, False
             copy.position = self._disk.position
             del copy.rounds[0]
         else:
@@ -401,12 +402,21 @@ class StoreThread:
         self._report(ev.Journalled(at, target["bytes"], self.following, target["rounds"]))
 
     def _adopt(self, target: dict[str, Any], position: Position, meta: bytes) -> None:
-        """A round is whole: the store is what its source meant, if all parts came and what is below them is what it meant."""
+        """A round is whole: the store is what its source meant, if all parts came and what is below them is what it meant.
+
+        Every page written since the base may also come on top of something later on the same branch: an earlier attempt got that far.
+        """
         disk = self._disk
-        serial, count, base = meta.decode().split()
-        below = "-" if target["way"] is not Way.DELTA or disk.position is None else disk.position.chain.hex()
+        serial, count, base, by_table = meta.decode().split()
         complete = target["parts"] >= {(int(serial), index) for index in range(int(count))}
-        disk.corrupt = not complete or base != below or (disk.corrupt and target["way"] is Way.DELTA)
+        if target["way"] is not Way.DELTA or disk.position is None:
+            fits = base == "-"
+        elif by_table == "1":
+            fits = base == disk.position.chain.hex()
+        else:
+            meant = self._history.leads_to
+            fits = meant(self._history.position(bytes.fromhex(base)), disk.position) and meant(disk.position, position)
+        disk.corrupt = not complete or not fits or (disk.corrupt and target["way"] is Way.DELTA)
         disk.partial = False
         target.update(parts=set(), rounds=target["rounds"] + 1, way=Way.DELTA)
         disk.write(position, synced=True)

@@ -40,6 +40,10 @@ class History:
         """The transaction that leads to this position."""
         return self._txns[position.chain]
 
+    def position(self, chain: bytes) -> Position:
+        """Of the transaction with this chain digest."""
+        return self._txns[chain].position
+
     def last(self, position: Position | None) -> dict[int, int]:
         """producer -> last sequence in a store that stands here."""
         return self._txns[position.chain].last if position is not None else {}

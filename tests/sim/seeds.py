@@ -52,6 +52,8 @@ def settle(cluster: Cluster) -> None:
         lambda: all(store.idle or store.dead or store.progress > before for store, before in stores), STALL_MS,
         "what a disk was doing when it was healed ends", step_ms=50,
     )  # fmt: skip
+    for machine in cluster.machines:
+        machine.start()  # one that was told to stop may have ended only now
     cluster.run_until(lambda: len(checkers.serving()) == 1, SERVE_MS, "exactly one server serves (L2)")
     for producer in cluster.producers:
         producer.stopped = True
