@@ -162,6 +162,7 @@ class Consumer(Client):
         self._recorded: set[int] = set()  # offsets whose ACKED arrived
         self._done: set[int] = set()  # offsets that the application acknowledged
         self._hand: list[int] = []  # offsets that it holds
+        self._branch = 0
         self._last: dict[int, int] = {}
         with self.engine.session.lock:
             self.subscription: Subscription = self.engine.session.subscribe(QUEUE, PREFETCH)
@@ -175,6 +176,9 @@ class Consumer(Client):
     def work(self) -> None:
         session, subscription = self.engine.session, self.subscription
         with session.lock:
+            if self._branch != subscription.branch:
+                self._branch = subscription.branch
+                self._hand.clear()
             while subscription.buffer:
                 self._take(subscription.buffer.popleft())
             if not self._hand or self.random.random() > 0.7:

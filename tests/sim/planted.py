@@ -18,6 +18,7 @@ from tests.sim.faults import SETS
 from tests.sim.network import Connection
 from tests.sim.seeds import run_seed
 from tests.sim.server import ControlSocket
+from zmqha.client.consumer import Subscription
 from zmqha.client.failover import Failover
 from zmqha.client.url import Options
 from zmqha.core import ha
@@ -335,6 +336,11 @@ def any_death_notice_is_obeyed(patch: Patch) -> None:
     patch.setattr(HA, "hear_death", broken)
 
 
+def offsets_outlive_their_branch(patch: Patch) -> None:
+    subscribed = Subscription.subscribed
+    patch.setattr(Subscription, "subscribed", lambda self, taken, epochs=None: subscribed(self, taken))
+
+
 def drop_dedupe(patch: Patch) -> None:
     def find(self: Producers, producer: int, destination: int) -> Sequence:
         return _Open()
@@ -460,6 +466,11 @@ PLANTED: dict[str, Planted] = {
         a_client_obeys_any_epoch,
         Unit(CLIENT_TEST, "test_a_lower_epoch_than_the_highest_seen_is_a_zombie", lambda: (_client(),)),
         "test_a_lower",
+    ),
+    "offsets outlive their branch": Planted(
+        offsets_outlive_their_branch,
+        Unit("tests.client.test_consumer", "test_in_the_store_of_another_branch_known_offsets_are_forgotten_and_shown_again"),
+        "another_branch",
     ),
     "no de-duplication": Planted(drop_dedupe, Runs(3, {"kill": 3, "client": 6}), "stored twice"),
     "PAIRED may resume alone": Planted(paired_resumes_alone, Story(scenarios.the_stale_one_returns_first), STALE),
