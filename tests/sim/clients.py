@@ -157,11 +157,10 @@ class Consumer(Client):
     def __init__(self, cluster: "Cluster", random: Random) -> None:
         super().__init__(cluster, "consumer", random)
         self.bodies: set[tuple[int, int]] = set()
-        self.acked_wires: set[tuple[int, int]] = set()  # (producer, sequence) whose ACKED arrived
-        self._wires: dict[int, tuple[int, int]] = {}  # by offset, of the newest delivery
+        self.acked_wires: set[tuple[int, int]] = set()  # (producer, sequence) of what it acknowledged, recorded or not
         self._recorded: set[int] = set()  # offsets whose ACKED arrived
         self._done: set[int] = set()  # offsets that the application acknowledged
-        self._hand: list[int] = []  # offsets that it holds
+        self._hand: list[tuple[int, tuple[int, int]]] = []  # what it holds: offset, (producer, sequence)
         self._branch = 0
         self._last: dict[int, int] = {}
         with self.engine.session.lock:
@@ -185,20 +184,19 @@ class Consumer(Client):
                 return
             count = self.random.randint(1, len(self._hand))
             taken, self._hand = self._hand[:count], self._hand[count:]
-            for offset in taken:
+            for offset, wire in taken:
                 if self.random.random() < 0.02:
                     subscription.nack(offset, 0)
                 else:
                     subscription.ack(offset)
                     self._done.add(offset)
+                    self.acked_wires.add(wire)
             session.speak(subscription)
 
     def heard(self, command: Command) -> None:
         match command:
             case Deliver(_, first, _, _, batch):
                 head = read_head(batch)
-                for index in range(head.count):
-                    self._wires[first + index] = head.producer, head.first + index
                 again = next((offset for offset in range(first, first + head.count) if offset in self._recorded), None)
                 if again is not None and not self.cluster.split:
                     what = f"message {head.producer}:{head.first + again - first} at {again}"
@@ -206,9 +204,9 @@ class Consumer(Client):
             case Acked(_, ranges):
                 for first, end in ranges:
                     self._recorded.update(range(first, end))
-                    self.acked_wires.update(self._wires[each] for each in range(first, end) if each in self._wires)
 
     def _take(self, delivery: Delivery) -> None:
+        head = read_head(delivery.batch)
         for index in range(delivery.at, delivery.stop):
             message = Message(self, delivery, index)
             producer, body = map(int, message.body.split(b":"))
@@ -220,7 +218,7 @@ class Consumer(Client):
                     raise Violation(f"message {producer}:{body} is delivered for the first time after {self._last[producer]}")
                 self._last[producer] = body
             self.bodies.add((producer, body))
-            self._hand.append(offset)
+            self._hand.append((offset, (head.producer, head.first + index)))
 
     def ack(self, offset: int) -> None:
         """Not asked: ``work`` settles by offset."""
