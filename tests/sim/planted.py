@@ -27,6 +27,7 @@ from zmqha.core.acts import Acts
 from zmqha.core.broker import Broker
 from zmqha.core.contact import Contact
 from zmqha.core.follower import Follower
+from zmqha.core.guards import Guard, all_of, conditions_of
 from zmqha.core.ha import HA
 from zmqha.core.peer_protocol import Beat, Echo, Grant, Piece, Standing, State
 from zmqha.core.position import NO_EPOCH, Epoch
@@ -109,6 +110,13 @@ def guard(patch: Patch, old: Callable[[Any, int], bool], new: Callable[[Any, int
     """Another guard in every row that has this one (the table holds the functions themselves)."""
     assert any(row.guard is old for row in ha.TABLE)
     patch.setattr(ha, "TABLE", tuple(row._replace(guard=new) if row.guard is old else row for row in ha.TABLE))
+
+
+def without(patch: Patch, old: Guard, condition: Callable[[View, int], bool]) -> None:
+    """A guard that lacks one of its conditions."""
+    left = [each for each in conditions_of(old) if each.holds is not condition]
+    assert len(left) == len(conditions_of(old)) - 1
+    guard(patch, old, all_of(*left))
 
 
 def never(view: View, now_ms: int) -> bool:
@@ -303,13 +311,13 @@ def f5_behind_may_be_elected(patch: Patch) -> None:
 
 
 def f6_a_missing_echo_is_silence(patch: Patch) -> None:
-    patch.setattr(View, "silent", lambda self, now_ms: self.age(now_ms) > self.timers.silent_ms)
+    without(patch, HA.window_complete, View.silent)
     guard(patch, HA.deaf_peer, never)
 
 
 def f7_a_failed_probe_is_forgiven(patch: Patch) -> None:
     patch.setattr(Vote, "failed_since", lambda self, since_ms: False)
-    patch.setattr(View, "lan_settled", lambda self, now_ms: True)
+    without(patch, HA.window_complete, View.lan_settled)
 
 
 # --- others -----------------------------------------------------------------------------------------------------------------
@@ -374,7 +382,7 @@ class _Zero(int):
 
 def paired_resumes_alone(patch: Patch) -> None:
     """What ``resume_alone = available`` allows (I3)."""
-    resumes_alone = View.resumes_alone
+    resumes_alone = HA.resumes_alone
 
     def broken(self: View, now_ms: int) -> bool:
         self.identity = self.identity._replace(resume_alone=True)
