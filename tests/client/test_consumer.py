@@ -1,12 +1,16 @@
 """The subscription: what is held, acknowledged and said again after a takeover; and the ranges it counts with."""
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zmqha.client.consumer import HELD_RANGES_MAX, Stage, Subscription
 from zmqha.client.ranges import Ranges
+from zmqha.client.receiver import _Desk
+from zmqha.client.session import Session
 from zmqha.core.client_protocol import Ack, Credit, Deliver, Nack, Subscribe, Unsubscribe
 from zmqha.core.message import batch_of
+from zmqha.core.position import Epoch
 from zmqha.errors import NoSuchDestination
 
 
@@ -102,6 +106,52 @@ def test_an_acknowledgement_that_is_not_recorded_is_not_owed_for_ever():
     (ack,) = subscription.take()
     subscription.acked([(0, 2)], ack.ranges)
     assert not subscription.acking
+
+
+def test_in_the_store_of_another_branch_known_offsets_are_forgotten_and_shown_again():
+    subscription = opened()
+    subscription.deliver(delivery(0, 6), Epoch(3, 11))
+    for offset in (0, 1, 2):
+        subscription.ack(offset)
+    subscription.take()
+    subscription.acked([(0, 1)], [(0, 3)])  # 1 and 2 were not ours any more: done with
+    subscription.lost()
+    subscription.take()
+    subscription.subscribed([(3, 5)], [Epoch(2, 2), Epoch(3, 33)])
+    assert (subscription.branch, list(subscription.held), buffered(subscription)) == (1, [], [])
+    assert subscription.take() == [Nack(5, 0, ((3, 5),))], "nobody has seen the messages that the server took for ours"
+    assert subscription.deliver(delivery(0, 6, redelivered=True), Epoch(3, 33))
+    assert buffered(subscription) == [0, 1, 2, 3, 4, 5]
+    assert subscription.take() == []
+
+
+@pytest.mark.parametrize("epochs", [[Epoch(2, 2), Epoch(3, 11)], None])
+def test_in_a_store_that_knows_the_epoch_of_the_last_delivery_offsets_stay(epochs):
+    subscription = opened()
+    subscription.deliver(delivery(0, 4), Epoch(3, 11))
+    subscription.lost()
+    subscription.take()
+    subscription.subscribed([(0, 4)], epochs)
+    assert (subscription.branch, list(subscription.held), buffered(subscription)) == (0, [(0, 4)], [0, 1, 2, 3])
+
+
+def test_an_acknowledgement_of_a_message_of_another_branch_is_ignored():
+    session = Session(lambda: None)
+    with session.lock:
+        subscription = session.subscribe("q", 10)
+    desk = _Desk(session, subscription)
+    subscription.take()
+    subscription.subscribed([])
+    subscription.deliver(delivery(0, 4), Epoch(3, 11))
+    subscription.lost()
+    subscription.take()
+    subscription.subscribed([], [Epoch(3, 33)])
+    subscription.deliver(delivery(0, 4), Epoch(3, 33))
+    desk.ack(2)
+    desk.nack(3, 0)
+    assert subscription.take() == []
+    _Desk(session, subscription).ack(2)
+    assert subscription.take() == [Ack(subscription.number, ((2, 3),))]
 
 
 def test_closing_acknowledges_first_and_gives_back_the_rest():

@@ -110,7 +110,7 @@ def test_work_that_was_not_confirmed_is_confirmed_once_by_the_next_active() -> N
     cluster.run(500)
     cluster.a.kill(notice=True)
     cluster.run(1000)
-    confirmed = {producer.number: producer.confirmed for producer in cluster.producers}
+    confirmed = {producer.number: len(producer.confirmed) for producer in cluster.producers}
     stored = cluster.history.last(cluster.b.disk.position)
     assert all(stored[number] >= count > 0 for number, count in confirmed.items())
 

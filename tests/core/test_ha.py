@@ -303,7 +303,7 @@ def test_f4_older_facts_that_arrive_late_are_ignored() -> None:
     rig.say(state=State.PASSIVE)
     rig.hear(old.__class__(**{name: getattr(old, name) for name in old.__struct_fields__} | {"state": State.WAITING}))
     rig.step()
-    assert rig.state is State.ACTIVE
+    assert (rig.state, rig.ha.step) == (State.ACTIVE, Step.NONE)
 
 
 @pytest.mark.parametrize("role", ["active", "passive"])
@@ -481,6 +481,15 @@ def test_t16_a_passive_whose_active_went_on_alone_is_not_in_sync_any_more() -> N
     rig.say(state=State.STANDALONE, standing=Standing.SOLE, epoch=Epoch(5, 5))
     rig.step()
     assert rig.state is State.WAITING
+
+
+def test_t18_a_passive_whose_copy_differs_at_the_same_transaction_says_behind_and_stops() -> None:
+    rig = Rig(primary=False).passive()
+    mine = rig.ha.position
+    rig.say(epoch=mine.epoch, position=mine._replace(chain=bytes(32)))
+    rig.run(30)
+    assert rig.state is State.WAITING
+    assert rig.ha.durable.standing is Standing.BEHIND
 
 
 def test_t17_a_lone_server_without_gateway_and_peer_stops_and_comes_back_by_itself() -> None:

@@ -461,6 +461,7 @@ def test_held_ranges_are_in_flight_again_and_acknowledged_ones_do_not_come_back(
     rig.open(A, B)
     reply = only(subscribe(rig, A, messages=3, held=((0, 5),)), Reply)[0]
     assert reply.result["held"] == [[1, 2], [3, 5]]
+    assert reply.result["epochs"][-1] == [2, 1]
     subscribe(rig, B)
     assert texts(rig.settle())[-1:] == [["f"]]
     assert rig.say(A, Ack(1, ((0, 5),))) == []

@@ -1,5 +1,8 @@
 """What must hold, looked at from outside: disks, roles and what servers said to clients. Each raises Violation where it breaks.
 
+Where a story breaks assumption A1 on purpose (``Cluster.split``), two may serve at once, and a store may lack what the other confirmed
+alone; everything else still holds.
+
 A *promise* is a message that was confirmed to its producer or delivered to a consumer. Who serves must hold every promise (I2, I3);
 who makes one must have it where the state says (O5), and nobody under a higher epoch may lack it (I1, I4).
 """
@@ -9,14 +12,15 @@ from typing import TYPE_CHECKING
 from tests.sim.violation import Violation
 from zmqha.core.client_protocol import HEADER, Code, Confirm, Deliver, decode
 from zmqha.core.message import read_head
-from zmqha.core.peer_protocol import Standing, State
-from zmqha.core.position import Position
+from zmqha.core.peer_protocol import Beat, Standing, State, Sub
+from zmqha.core.position import Epoch, Position
 from zmqha.core.view import SERVING, Step
 
 if TYPE_CHECKING:
     from tests.sim.cluster import Cluster
     from tests.sim.server import Process
 
+DEATH = "the peer's watcher reports its death"
 _LOOKED_AT = (Code.CONFIRM, Code.DELIVER)
 
 
@@ -27,8 +31,11 @@ class Checkers:
         self.promised: dict[int, int] = {}  # producer -> last sequence
         self.promises = 0
         self.claims = 0
+        self.splits = 0  # times that a second one began to serve alone
         self.new_promise_ms = 0  # when the newest one was made
         self.roles: list[tuple[int, str, str, int, str]] = []  # (ms, node, state, epoch, reason), at each change
+        self._decided: dict[str, Epoch] = {}  # the newest claim after a death, by node
+        self._last_role: dict[str, tuple[str, str, int]] = {}
         self._cluster = cluster
         self._granted = {"a": False, "b": False}
 
@@ -49,6 +56,8 @@ class Checkers:
     def claimed(self, process: "Process", position: Position) -> None:
         """A store is opened for serving: it must hold every promise."""
         self.claims += 1
+        if self._cluster.split:
+            return
         last = self._cluster.history.last(position)
         for producer, sequence in self.promised.items():
             if last.get(producer, 0) < sequence:
@@ -64,20 +73,39 @@ class Checkers:
             self._cluster.settled_generation[other.name] = other.disk.generation  # this very disk took the grant
         self._granted[process.machine.name] = ha.granted
         self._cluster.tell(process.machine, f"step={ha.step.name} right={ha.right:d} granted={ha.granted:d} ({ha.reason})")
+        if ha.step is Step.CLAIM and ha.facts.reason == DEATH and self._decided.get(process.machine.name) != ha.facts.epoch:
+            self._decided[process.machine.name] = ha.facts.epoch  # while it is being written the peer may be back
+            living = other.process
+            if living is not None and living.incarnation == ha.contact.peer_session.incarnation:
+                raise Violation(f"{process.machine.name} goes on for a death that did not happen (T8e)")
         if ha.step is Step.NONE:
             row = (process.machine.name, ha.state.value, ha.epoch.counter)
-            if not any(each[1:4] == row for each in [each for each in self.roles if each[1] == row[0]][-1:]):
+            if self._last_role.get(row[0]) != row:
+                self._last_role[row[0]] = row
                 self.roles.append((self._cluster.clock.now_ms, *row, ha.reason))
         if ha.state is State.STANDALONE and ha.step is Step.NONE:
             if disk.facts is None or disk.facts.standing is not Standing.SOLE:
                 raise Violation(f"{process.machine.name} is STANDALONE and its disk does not say SOLE (O1)")
             self._alone(process)
 
+    def announced(self, process: "Process", beat: Beat) -> None:
+        """A Beat leaves."""
+        disk = process.machine.disk
+        if beat.state is not State.STANDALONE or beat.sub is Sub.CLAIMING or disk.facts is None:
+            return
+        if disk.facts.standing is not Standing.SOLE or disk.facts.epoch < beat.epoch:
+            facts = f"{disk.facts.standing} in epoch {disk.facts.epoch}"
+            raise Violation(
+                f"{process.machine.name} announces that it serves alone in epoch {beat.epoch}, its disk says {facts} (O7)"
+            )
+
     # --- rules --------------------------------------------------------------------------------------------------------------
 
     def _alone(self, process: "Process") -> None:
         other = process.machine.peer.process
-        if other is not None and other.broker.ha.state is State.STANDALONE:
+        if self._cluster.split:
+            self.splits += int(other is not None and other.broker.ha.state is State.STANDALONE)
+        elif other is not None and other.broker.ha.state is State.STANDALONE:
             raise Violation(f"both servers are STANDALONE: {process.broker.ha.epoch} and {other.broker.ha.epoch} (I1)")
 
     def _promise(self, process: "Process", producer: int, sequence: int, verb: str) -> None:
@@ -106,7 +134,8 @@ class Checkers:
             raise Violation(f"{what}, paired, and the peer's disk does not hold it (O5)")
         theirs = other.process.broker.ha if other.process is not None else None
         if (
-            theirs is not None
+            not self._cluster.split
+            and theirs is not None
             and theirs.state in SERVING
             and theirs.step is Step.NONE
             and theirs.epoch > ha.epoch

@@ -1,268 +1,229 @@
-"""Model clients: a producer that follows failover and a consumer that acknowledges. They speak the real client protocol.
+"""Applications: a producer that numbers its messages and a consumer that acknowledges, on the production client (``engine``).
 
-Both keep a connection to each server, ask every server that refuses again, obey the highest epoch they have seen and drop replies of
-lower ones. The producer sends what is in doubt again, in order, under the same sequences.
+Each is also a checker of what its client library and the servers tell it. A *body* is (producer, number); the sequence on the wire is
+another number, because after a refusal (disk full) the library numbers anew.
 """
 
+import itertools
 from random import Random
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from tests.sim.network import CLIENT, LAN, Connection, Dialler, End
+from tests.sim.engine import SimEngine
 from tests.sim.violation import Violation
-from zmqha.core.client_protocol import (
-    Ack,
-    Acked,
-    Close,
-    Command,
-    Confirm,
-    Deliver,
-    Failure,
-    Open,
-    Opened,
-    Ping,
-    Refused,
-    Send,
-    Subscribe,
-    decode,
-    encode,
-)
-from zmqha.core.message import batch_of, read_head
-from zmqha.core.position import NO_EPOCH, Epoch
+from zmqha.client.consumer import Delivery, Subscription
+from zmqha.client.message import Message, make_record
+from zmqha.client.producer import Batch, Stage, Stream
+from zmqha.client.url import Options
+from zmqha.core.client_protocol import Acked, Command, Confirm, Deliver, Failure
+from zmqha.core.limits import MESSAGE_BYTES_MAX
+from zmqha.core.message import read_head
+from zmqha.errors import NoSpace
 
 if TYPE_CHECKING:
     from tests.sim.cluster import Cluster
-    from tests.sim.server import Machine
 
 QUEUE = "orders"
-SILENT_MS = 1200  # a server silent for this long is asked again
-ASK_MS = 40
-WINDOW = 8
-
-
-class ClientHost:
-    """Where the clients run."""
-
-    name = CLIENT
-    powered = True
-    frozen = False
-
-
-class Line:
-    """A client's connection to one server."""
-
-    def __init__(self, client: "Client", machine: "Machine", number: int) -> None:
-        self.host = ClientHost()
-        self.number = number
-        self.connection: Connection | None = None
-        self._client = client
-        self._machine = machine
-        self._dialler = Dialler(client.cluster.network, LAN, self, self._reach, machine)
-
-    def _reach(self, end: End, path: int) -> Connection | None:
-        process = self._machine.process
-        self.connection = process.accept_client(self, path) if process is not None else None
-        return self.connection
-
-    def send(self, command: Command) -> None:
-        if self.connection is not None:
-            self.connection.send(self, encode(command, request=1))
-
-    def received(self, connection: Connection, frame: Any) -> None:
-        if connection is self.connection:
-            self._client.received(self, frame)
-
-    def lost(self, connection: Connection) -> None:
-        if connection is self.connection:
-            self.connection = None
-            self._client.line_lost(self)
-            self._dialler.again()
-
-    def reset(self) -> None:
-        """Throw the socket away."""
-        if self.connection is not None:
-            connection, self.connection = self.connection, None
-            connection.close(self)
-            self._client.line_lost(self)
-            self._dialler.again()
+IDS = 1000  # producer ids of one producer
+WINDOW = 8  # messages that a producer leaves unsettled
+BURST = 3
+PREFETCH = 32
+CONSUME_MS = 100
 
 
 class Client:
-    """Finds the active server and stays with it."""
+    """An application and its engine."""
 
     def __init__(self, cluster: "Cluster", name: str, random: Random) -> None:
         self.cluster = cluster
         self.name = name
         self.random = random
-        self.highest: Epoch = NO_EPOCH
-        self.session: Line | None = None
-        self.lines: list[Line] = []
-        self._heard_ms = 0
-        self._asked_ms: list[int | None] = [None, None]  # OPEN is out since then
+        self.engine = SimEngine(cluster, self, Random(random.getrandbits(64)), Options(prefetch=PREFETCH))
+
+    @property
+    def only(self) -> int | None:
+        """The one server that this client reaches; None: both."""
+        return self.engine.only
+
+    @only.setter
+    def only(self, server: int | None) -> None:
+        self.engine.only = server
+        for at, link in enumerate(self.engine.links):
+            if server not in (None, at):
+                link.break_off()
 
     def start(self) -> None:
-        """Connect to both."""
-        self.lines = [Line(self, machine, number) for number, machine in enumerate((self.cluster.a, self.cluster.b))]
+        """Connect, and begin to work."""
+        self.engine.wake()
         self._tick()
 
     def _tick(self) -> None:
-        now_ms = self.cluster.clock.now_ms
-        if self.session is None:
-            for line in self.lines:
-                asked_ms = self._asked_ms[line.number]
-                if asked_ms is not None and now_ms - asked_ms > SILENT_MS:
-                    line.reset()
-                    self._asked_ms[line.number] = None
-                elif asked_ms is None and line.connection is not None:
-                    self._asked_ms[line.number] = now_ms
-                    line.send(Open((1, 1), self.name))
-        else:
-            if now_ms - self._heard_ms > SILENT_MS:
-                self.session.reset()
-            elif now_ms - self._heard_ms > 400:
-                self.session.send(Ping())
-            if self.session is not None:
-                self.work()
+        if not self.engine.host.frozen:
+            self.work()
         self.cluster.clock.after(self.pause_ms(), self._tick)
 
-    def received(self, line: Line, frames: list[bytes]) -> None:
-        """A reply."""
-        _, epoch, command = decode(frames)
-        if isinstance(command, Opened | Refused | Failure):
-            self._asked_ms[line.number] = None
-        if epoch < self.highest and not isinstance(command, Refused):
-            return  # a zombie's
-        if line is self.session:
-            self._heard_ms = self.cluster.clock.now_ms
-        match command:
-            case Opened():
-                if line is not self.session:
-                    self.highest = max(self.highest, epoch)
-                    self.session = line
-                    self._heard_ms = self.cluster.clock.now_ms
-                    self.begin()
-            case Refused() | Close():
-                if line is self.session:
-                    self._end()
-            case Failure():
-                if line is self.session:
-                    self.failed(command)
-            case _:
-                if line is self.session:
-                    self.highest = max(self.highest, epoch)
-                    self.told(command)
-
-    def line_lost(self, line: Line) -> None:
-        """The connection broke."""
-        self._asked_ms[line.number] = None
-        if line is self.session:
-            self._end()
-
-    def _end(self) -> None:
-        self.session = None
-
-    def say(self, command: Command) -> None:
-        """In the session."""
-        if self.session is not None:
-            self.session.send(command)
-
     def pause_ms(self) -> int:
-        """Until the next tick."""
-        return ASK_MS
-
-    def begin(self) -> None:
-        """A session is open."""
+        """Until the next work."""
+        raise NotImplementedError
 
     def work(self) -> None:
-        """Time passed in a session."""
+        """Time passed."""
+        raise NotImplementedError
 
-    def told(self, command: Command) -> None:
-        """An answer in the session."""
+    def heard(self, command: Command) -> None:
+        """A command of the session's server, before the library has it."""
 
-    def failed(self, failure: Failure) -> None:
-        """An ERROR in the session."""
-        self._end()
+    def began(self) -> None:
+        """A session is open."""
+
+    def settled(self) -> None:
+        """The library had a turn."""
 
 
 class Producer(Client):
-    """Sends one message after the other."""
+    """Sends one message, or a few, after the other."""
 
-    def __init__(self, cluster: "Cluster", number: int, random: Random, pause_ms: tuple[int, int] = (40, 200)) -> None:
+    def __init__(self, cluster: "Cluster", number: int, random: Random, pause_ms: tuple[int, int] = (60, 300)) -> None:
         super().__init__(cluster, f"producer{number}", random)
         self.number = number
-        self.confirmed = 0
-        self.sent = 0
+        self.sent = 0  # bodies
+        self.confirmed: set[int] = set()
+        self.refused: set[int] = set()
         self.stopped = False
+        self.engine.session.producer = number  # chance, as everything else, comes from the seed
+        self.engine.session.stream(QUEUE)._ids = itertools.count(IDS * number).__next__  # and so do the ids of later streams
+        self._out: list[tuple[int, Batch]] = []
+        self._up_to: dict[int, int] = {}  # producer -> sequences confirmed
         self._pause_ms = pause_ms
 
-    def pause_ms(self) -> int:
-        return self.random.randint(*self._pause_ms) if self.session is not None else ASK_MS
+    @property
+    def idle(self) -> bool:
+        """Every message is settled."""
+        return not self._out
 
-    def begin(self) -> None:
-        for sequence in range(self.confirmed + 1, self.sent + 1):
-            self._send(sequence)
+    def pause_ms(self) -> int:
+        return self.random.randint(*self._pause_ms)
 
     def work(self) -> None:
-        if self.sent - self.confirmed < WINDOW and not self.stopped:
-            self.sent += 1
-            self._send(self.sent)
+        for _ in range(self.random.choice((1, 1, 1, BURST))):
+            if not self.stopped and len(self._out) < WINDOW:
+                self.sent += 1
+                self._send(self.sent)
 
-    def _send(self, sequence: int) -> None:
-        self.say(Send(QUEUE, batch_of([b"%d:%d" % (self.number, sequence)], producer=self.number, first=sequence)))
+    def _send(self, body: int) -> None:
+        session = self.engine.session
+        record, flags = make_record(b"%d:%d" % (self.number, body), None, self.cluster.clock.now_ms, MESSAGE_BYTES_MAX)
+        with session.lock:
+            stream = session.stream(QUEUE)
+            self._out.append((body, stream.add(record, flags)))
+            session.waiting_messages += 1
+            session.waiting_bytes += len(record)
+            if stream.has_work():
+                session.speak(stream)
 
-    def told(self, command: Command) -> None:
+    @property
+    def _stream(self) -> Stream:
+        return self.engine.session.streams[QUEUE]
+
+    def heard(self, command: Command) -> None:
+        if self.cluster.split:
+            return  # two stores count the sequences of one producer
         match command:
-            case Confirm(_, producer, up_to, _):
-                assert producer == self.number
-                if up_to > self.sent:
-                    raise Violation(f"{self.name} is told that {up_to} is stored, it sent {self.sent}")
-                self.confirmed = max(self.confirmed, up_to)
+            case Confirm(_, producer, up_to, _) if producer == self._stream.producer:
+                if up_to >= self._stream.next:
+                    raise Violation(f"{self.name} is told that {up_to} is stored, it sent {self._stream.next - 1}")
+                self._up_to[producer] = max(self._up_to.get(producer, 0), up_to)
+            case Failure(expected=expected) if expected:
+                confirmed = self._up_to.get(self._stream.producer, 0)
+                if expected <= confirmed:
+                    raise Violation(f"{self.name}: {confirmed} was confirmed, the server now expects {expected}")
 
-    def failed(self, failure: Failure) -> None:
-        if failure.expected and failure.expected <= self.confirmed:
-            raise Violation(f"{self.name}: {self.confirmed} was confirmed, the server now expects {failure.expected}")
-        super().failed(failure)
+    def settled(self) -> None:
+        while self._out and self._out[0][1].stage is Stage.SETTLED:
+            body, batch = self._out.pop(0)
+            if batch.error is None:
+                self.confirmed.add(body)
+            elif isinstance(batch.error, NoSpace) or self.cluster.split:
+                self.refused.add(body)
+            else:
+                raise Violation(f"{self.name}: message {body} ends with {type(batch.error).__name__}: {batch.error}")
 
 
 class Consumer(Client):
-    """Receives, and acknowledges what it received, sometimes late."""
+    """Receives, and acknowledges what it received, sometimes late; now and then it gives a message back.
+
+    Where A1 is broken two stores give one offset to two messages: what belongs to an offset is not looked at then.
+    """
 
     def __init__(self, cluster: "Cluster", random: Random) -> None:
         super().__init__(cluster, "consumer", random)
-        self.received_bodies: set[tuple[int, int]] = set()
-        self.acked: set[int] = set()  # offsets whose ACKED arrived
-        self._unacked: list[int] = []
+        self.bodies: set[tuple[int, int]] = set()
+        self.acked_wires: set[tuple[int, int]] = set()  # (producer, sequence) of what it acknowledged, recorded or not
+        self._recorded: set[int] = set()  # offsets whose ACKED arrived
+        self._done: set[int] = set()  # offsets that the application acknowledged
+        self._hand: list[tuple[int, tuple[int, int]]] = []  # what it holds: offset, (producer, sequence)
+        self._branch = 0
         self._last: dict[int, int] = {}
+        with self.engine.session.lock:
+            self.subscription: Subscription = self.engine.session.subscribe(QUEUE, PREFETCH)
 
-    def begin(self) -> None:
-        self._unacked.clear()
+    def began(self) -> None:
         self._last.clear()
-        self.say(Subscribe(1, QUEUE, 32, 1 << 20))
-
-    def work(self) -> None:
-        if self._unacked and self.random.random() < 0.7:
-            count = self.random.randint(1, len(self._unacked))
-            done, self._unacked = sorted(self._unacked[:count]), self._unacked[count:]
-            self.say(Ack(1, tuple((offset, offset + 1) for offset in done)))
 
     def pause_ms(self) -> int:
-        return 60
+        return CONSUME_MS
 
-    def told(self, command: Command) -> None:
+    def work(self) -> None:
+        session, subscription = self.engine.session, self.subscription
+        with session.lock:
+            if self._branch != subscription.branch:
+                self._branch = subscription.branch
+                self._hand.clear()
+            while subscription.buffer:
+                self._take(subscription.buffer.popleft())
+            if not self._hand or self.random.random() > 0.7:
+                return
+            count = self.random.randint(1, len(self._hand))
+            taken, self._hand = self._hand[:count], self._hand[count:]
+            for offset, wire in taken:
+                if self.random.random() < 0.02:
+                    subscription.nack(offset, 0)
+                else:
+                    subscription.ack(offset)
+                    self._done.add(offset)
+                    self.acked_wires.add(wire)
+            session.speak(subscription)
+
+    def heard(self, command: Command) -> None:
         match command:
-            case Deliver(_, first, _, redelivered, batch):
+            case Deliver(_, first, _, _, batch):
                 head = read_head(batch)
-                for index in range(head.count):
-                    self._take(first + index, head.producer, head.first + index, again=redelivered)
+                again = next((offset for offset in range(first, first + head.count) if offset in self._recorded), None)
+                if again is not None and not self.cluster.split:
+                    what = f"message {head.producer}:{head.first + again - first} at {again}"
+                    raise Violation(f"{what} was acknowledged durably and is delivered again (I8)")
             case Acked(_, ranges):
                 for first, end in ranges:
-                    self.acked.update(range(first, end))
+                    self._recorded.update(range(first, end))
 
-    def _take(self, offset: int, producer: int, sequence: int, *, again: bool) -> None:
-        if offset in self.acked:
-            raise Violation(f"message {producer}:{sequence} at {offset} was acknowledged durably and is delivered again (I8)")
-        if not again:
-            if sequence <= self._last.get(producer, 0):
-                raise Violation(f"message {producer}:{sequence} is delivered for the first time after {self._last[producer]}")
-            self._last[producer] = sequence
-        self.received_bodies.add((producer, sequence))
-        self._unacked.append(offset)
+    def _take(self, delivery: Delivery) -> None:
+        head = read_head(delivery.batch)
+        for index in range(delivery.at, delivery.stop):
+            message = Message(self, delivery, index)
+            producer, body = map(int, message.body.split(b":"))
+            offset = message.offset
+            if offset in self._done and not self.cluster.split:
+                raise Violation(f"message {producer}:{body} at {offset} is shown again to who acknowledged it")
+            if not message.redelivered:
+                if body <= self._last.get(producer, 0):
+                    raise Violation(f"message {producer}:{body} is delivered for the first time after {self._last[producer]}")
+                self._last[producer] = body
+            self.bodies.add((producer, body))
+            self._hand.append((offset, (head.producer, head.first + index)))
+
+    def ack(self, offset: int) -> None:
+        """Not asked: ``work`` settles by offset."""
+        raise AssertionError
+
+    def nack(self, offset: int, delay: float) -> None:
+        """Likewise."""
+        raise AssertionError

@@ -1,10 +1,11 @@
 """The pair, its world and its clients, on one clock, from one seed."""
 
+from collections import Counter
 from random import Random
 from typing import TYPE_CHECKING, Any
 
 from tests.sim.checkers import Checkers
-from tests.sim.clients import Consumer, Producer
+from tests.sim.clients import Client, Consumer, Producer
 from tests.sim.clock import Clock
 from tests.sim.gateway import Gateway
 from tests.sim.history import History
@@ -29,7 +30,7 @@ class Cluster:
 
     def __init__(
         self, seed: int, *, producers: int = 2, consumer: bool = True, delays: int | None = None, cache_bytes: int = 1 << 16,
-        resume_alone: bool = False,
+        resume_alone: bool = False, split: bool = False,
     ) -> None:  # fmt: skip
         self.seed = seed
         self.random = Random(seed)
@@ -40,6 +41,7 @@ class Cluster:
         self.timers = Timers()
         self.cache_bytes = cache_bytes
         self.resume_alone = resume_alone
+        self.split = split  # A1 is broken on purpose: two may serve alone at once
         self.datagrams = True  # Beats by UDP while contact is in doubt
         kind = self.random.choice((0, 0, 1, 2, 3)) if delays is None else delays
         self.network = Network(self.clock, self.cables, self.random, DELAYS_MS[kind])
@@ -52,6 +54,7 @@ class Cluster:
         self.producers = [Producer(self, number + 1, Random(self.random.getrandbits(64))) for number in range(producers)]
         self.consumer = Consumer(self, Random(self.random.getrandbits(64))) if consumer else None
         self.notes: list[tuple[int, str, str, dict[str, Any]]] = []
+        self.counts: Counter[str] = Counter()  # what happened, by kind
         self._freeze_in_turn: dict[str, int] = {}
 
     # --- running ------------------------------------------------------------------------------------------------------------
@@ -60,8 +63,13 @@ class Cluster:
         """Both machines, all clients."""
         for machine in self.machines:
             machine.start()
-        for client in (*self.producers, *([self.consumer] if self.consumer else [])):
+        for client in self.clients:
             client.start()
+
+    @property
+    def clients(self) -> list[Client]:
+        """All applications."""
+        return [*self.producers, *([self.consumer] if self.consumer else [])]
 
     def run(self, for_ms: int) -> None:
         """Let time pass. A failure carries seed and trace."""
@@ -113,20 +121,30 @@ class Cluster:
         if event != f"ha.{process.broker.ha.state.value.lower()}":
             self.tell(process.machine, f"{event} " + " ".join(f"{key}={value}" for key, value in fields.items()))
 
+    def told_by(self, client: str, event: str) -> None:
+        """A change that a client saw, for the trace."""
+        self.trace.add(self.clock.now_ms, client, "", 0, 0, event)
+
+    def happened(self, kind: str) -> None:
+        """Count it; "" is nothing."""
+        if kind:
+            self.counts[kind] += 1
+
     def world(self, event: str) -> None:
         """A fault outside the machines, for the trace."""
         self.trace.add(self.clock.now_ms, "~", "", 0, 0, event)
 
-    def send_notices(self, machine: Machine, incarnation: int) -> None:
-        """The watcher's datagrams: five on every path, each may be lost with its cable."""
+    def send_notices(self, machine: Machine, incarnation: int, *, late_ms: int = 0) -> None:
+        """The watcher's datagrams: five on every path, each may be lost with its cable. Late: the network kept them somewhere."""
         receiver = machine.peer
         for path in (PEER_LINK, LAN):
             for index in range(NOTICES):
-                self.clock.after(4 + index * NOTICE_EVERY_MS, self._send_notice, machine, receiver, path, incarnation)
+                after_ms = late_ms + 4 + index * NOTICE_EVERY_MS
+                self.clock.after(after_ms, self._send_notice, machine, receiver, path, incarnation)
 
     def _send_notice(self, sender: Machine, receiver: Machine, path: int, incarnation: int) -> None:
-        if sender.powered and self.cables.pass_frame(path, sender.name, receiver.name):
-            self.clock.after(self.network.delay(path), self._deliver_notice, sender.name, receiver, incarnation)
+        if sender.powered and self._passes(path, sender.name, receiver.name):
+            self.clock.after(self._delay(path), self._deliver_notice, sender.name, receiver, incarnation)
 
     def _deliver_notice(self, name: str, receiver: Machine, incarnation: int) -> None:
         if receiver.process is not None:
@@ -135,8 +153,14 @@ class Cluster:
     def send_datagrams(self, sender: Machine, beat: Beat) -> None:
         """A Beat by UDP on every path (core.beat_notice)."""
         for path in (PEER_LINK, LAN) if self.datagrams else ():
-            if self.cables.pass_frame(path, sender.name, sender.peer.name) and sender.peer.process is not None:
-                self.clock.after(self.network.delay(path), self._deliver_datagram, sender.peer.process, path, beat)
+            if self._passes(path, sender.name, sender.peer.name) and sender.peer.process is not None:
+                self.clock.after(self._delay(path), self._deliver_datagram, sender.peer.process, path, beat)
+
+    def _passes(self, path: int, sender: str, receiver: str) -> bool:
+        return self.cables.pass_frame(path, sender, receiver) and not self.cables.lost(path, self.random)
+
+    def _delay(self, path: int) -> int:
+        return self.network.delay(path) + self.cables.slow_ms[path]
 
     def _deliver_datagram(self, receiver: Process, path: int, beat: Beat) -> None:
         receiver.datagram(path, beat)

@@ -1,7 +1,8 @@
 """A machine's disk and the thread that works on it: store actions with delays, in order, each in the steps that the real one takes.
 
-What survives: a killed process leaves everything that was written; a power cut leaves what was synced, so the last paired commit may
-be lost (one transaction), and the unflushed end of a journal. A crash may hit between the steps of Claim, PairUp, Follow, StandDown.
+What survives: a killed process leaves everything that was written, to the kernel; a power cut leaves what was synced, and by chance
+more: the last paired commit (one transaction), some of a journal's unflushed end. A record of node.state that was being written counts,
+or is torn and the older slot counts. A crash may hit between the steps of Claim, PairUp, Follow, StandDown.
 A store is a Position in the ``history``, a flag that says whether a copy was put together wrongly, and one that says whether a bit of
 it has flipped: whoever has the store open finds that within SCRUB_MS, as long as it knows what was written (a store that is opened
 after a restart is taken as it is).
@@ -10,6 +11,7 @@ after a restart is taken as it is).
 from collections import deque
 from collections.abc import Callable
 from random import Random
+from types import UnionType
 from typing import Any
 
 from tests.core.service_rig import ToyStore
@@ -37,12 +39,16 @@ class Disk:
 
     def __init__(self) -> None:
         self.facts: NodeFacts | None = None
+        self.writing: NodeFacts | None = None  # a slot of node.state that is written and not flushed
         self.position: Position | None = None  # of the store, as the kernel sees it; None: there is no store
         self.synced: Position | None = None  # what a power cut leaves
         self.corrupt = False  # a copy was completed without all of its parts, or on top of another store than its source meant
         self.partial = False  # an unfinished copy lies there
         self.rotten = False  # a bit of it has flipped
         self.flips = 0  # so many so far
+        self.lies_since: Position | None = None  # it says "synced" and keeps nothing that came after this
+        self.tears: bool | None = None  # whether a crash tears the slot that is being written; None: chance decides
+        self._image: tuple[NodeFacts | None, Position | None] = (None, None)
         self.generation = 0  # +1 when the disk was replaced
 
     def write(self, position: Position, *, synced: bool) -> None:
@@ -50,11 +56,35 @@ class Disk:
         self.synced = position if synced else self.position
         self.position = position
 
-    def lose_power(self, random: Random) -> None:
-        """What was not synced may be gone."""
+    def lose_power(self, random: Random) -> str:
+        """What was not synced may be gone; what went."""
+        lost = ""
+        if self.lies_since is not None:
+            self.position = self.synced = self.lies_since
         if self.position != self.synced and random.random() < 0.5:
             self.position = self.synced
+            lost = "unflushed end of the store lost"
         self.synced = self.position
+        return lost
+
+    def crash(self, random: Random, *, power: bool) -> str:
+        """A slot that was being written: whole, or torn and the older one counts; what became of it."""
+        writing, self.writing = self.writing, None
+        if writing is None:
+            return ""
+        if self.tears if self.tears is not None else random.random() < (0.5 if power else 0.1):
+            return "torn slot of node.state"
+        self.facts = writing
+        return "unflushed slot of node.state counts"
+
+    def save(self) -> None:
+        """An image of the whole disk."""
+        self._image = (self.facts, self.position)
+
+    def restore(self) -> None:
+        """Somebody puts the image back."""
+        self.facts, self.position = self._image
+        self.synced, self.writing = self.position, None
 
     def rot(self) -> None:
         """A bit of the store flips."""
@@ -63,7 +93,7 @@ class Disk:
 
     def replace(self) -> None:
         """A new, empty one."""
-        self.facts = self.position = self.synced = None
+        self.facts = self.writing = self.position = self.synced = None
         self.corrupt = self.partial = self.rotten = False
         self.generation += 1
 
@@ -78,6 +108,7 @@ class _Copy:
         self.rounds = rounds
         self.sent = 0  # parts of this round
         self.base = b""
+        self.by_table = False  # this round is what differs from a table of the base; else every page written since it
         self.position = NOWHERE  # pinned
         self.heals = True  # this round replaces whatever differs, a flipped bit too; False: only what was written since
         self.waits = False  # for a table, or for the follower to have taken a round
@@ -89,13 +120,12 @@ class _Copy:
     def meta(self, rotten: bool) -> bytes:
         """What the follower must have for this to be a store: all parts of the round, and the right one below them; and whether it is
         damaged then."""
-        return f"{self.serial} {len(self.rounds[0])} {self.base.hex() or '-'} {rotten if self.heals else KEPT}".encode()
+        rot = rotten if self.heals else KEPT
+        return f"{self.serial} {len(self.rounds[0])} {self.base.hex() or '-'} {self.by_table:d} {rot}".encode()
 
 
 class StoreThread:
     """Carries out store actions for one process. ``report`` takes its events; ``held`` says that the process is frozen or gone."""
-
-    serials = 0
 
     def __init__(
         self, clock: Clock, random: Random, disk: Disk, history: History, node: str, speed: "Speed", report: Callable[[ev.Event], None],
@@ -108,6 +138,7 @@ class StoreThread:
         self.following = False
         self._target: dict[str, Any] | None = None
         self._taken: Position | None = None  # journalled, maybe not flushed
+        self._unflushed: list[Position] = []
         self._copy: _Copy | None = None
         self._refusals = 0
         self._clock, self._random, self._disk, self._history, self._node = clock, random, disk, history, node
@@ -119,17 +150,29 @@ class StoreThread:
         self._told_rot = False
         clock.after(SCRUB_MS, self._scrub)
 
+    @property
+    def idle(self) -> bool:
+        """Nothing is being done."""
+        return not self._busy
+
     def put(self, action: act.Action) -> None:
         """Called by the node."""
         self.asked += 1
         self._inbox.append(action)
         self._next()
 
-    def die(self, *, power: bool) -> None:
-        """The process is gone; what it had written without flushing is the kernel's (and lost without power)."""
+    def die(self, *, power: bool) -> str:
+        """The process is gone; what it had written without flushing is the kernel's, or lost without power; what became of it."""
         self.dead = True
-        if self.following and self._taken is not None and not power and self._random.random() < 0.5:
-            self._disk.write(self._taken, synced=True)
+        if not self.following or not self._unflushed:
+            return ""
+        if self._random.random() >= (0.3 if power else 0.7):
+            return "unflushed end of the journal lost"
+        reached = self._random.choice(self._unflushed)  # records follow each other: a part of them is a shorter journal
+        self._disk.position = reached
+        if power:
+            self._disk.synced = reached
+        return "unflushed journal survives"
 
     def _scrub(self) -> None:
         """Look at the bytes of the store that is open."""
@@ -175,6 +218,8 @@ class StoreThread:
 
     def _steps(self, action: act.Action) -> list[Step]:
         sync, quick = self.speed.sync_ms(self._random), self.speed.page_ms(self._random)
+        if isinstance(action, act.Claim | act.PairUp | act.Follow | act.SaveFacts):
+            sync += self.speed.step_stall(action)
         match action:
             case act.Commit():
                 return [(sync, lambda: self._commit(action))]
@@ -185,23 +230,20 @@ class StoreThread:
                     self.progress += 1
                 return [(quick, lambda: self._journal(chunks)), (sync, self._flush)]
             case act.SaveFacts(facts):
-                return [(sync, lambda: self._save(facts)), (0, lambda: self._report(ev.FactsSaved()))]
+                return [*self._saving(facts, sync), (0, lambda: self._report(ev.FactsSaved()))]
             case act.Claim():
                 return [
                     (sync, self._settle),
-                    (sync, lambda: self._save(action.facts)),
+                    *self._saving(action.facts, sync),
                     (sync, lambda: self._begin_epoch(action.epoch, Mode.SOLE, action.reason)),
                     (sync, lambda: self._claimed(action)),
                 ]
             case act.PairUp():
-                return [
-                    (sync, lambda: self._save(action.facts)),
-                    (sync, lambda: self._paired(action)),
-                ]
+                return [*self._saving(action.facts, sync), (sync, lambda: self._paired(action))]
             case act.StandDown(discard):
                 return [(quick, self._close), (sync, self._settle), (quick, lambda: self._inspect(discard))]
             case act.Follow(facts):
-                return [(sync, lambda: self._save(facts)), (quick, self._follow)]
+                return [*self._saving(facts, sync), (quick, self._follow)]
             case act.TakeCopy():
                 slow = isinstance(action.message, CopyEnd | CopyRound)
                 return [(sync if slow else quick, lambda: self._take_copy(action))]
@@ -219,8 +261,15 @@ class StoreThread:
 
     # --- serving ------------------------------------------------------------------------------------------------------------
 
+    def _saving(self, facts: NodeFacts, sync_ms: int) -> list[Step]:
+        """A slot is written, then flushed."""
+        return [(0, lambda: self._write(facts)), (sync_ms, lambda: self._save(facts))]
+
+    def _write(self, facts: NodeFacts) -> None:
+        self._disk.writing = facts
+
     def _save(self, facts: NodeFacts) -> None:
-        self._disk.facts = facts
+        self._disk.facts, self._disk.writing = facts, None
 
     def _commit(self, action: act.Commit) -> None:
         if action.attempt < self._refusals:
@@ -242,8 +291,10 @@ class StoreThread:
         if self.following:
             assert self._taken is not None
             self._disk.write(self._taken, synced=True)
+        self._disk.synced = self._disk.position  # also what an earlier process left to the kernel
         self.following = False
         self._taken = None
+        self._unflushed.clear()
 
     def _begin_epoch(self, epoch: Any, mode: Mode, reason: str) -> Txn:
         txn = self._history.begin_epoch(self._disk.position or NOWHERE, epoch, mode, self._node, reason)
@@ -280,12 +331,12 @@ class StoreThread:
         assert self.store is not None, "a copy without an open store"
         if request.begin:
             self._stop_copy()
-            StoreThread.serials += 1
+            self._history.copies += 1
             rounds = [
                 [self._random.choice((4096, 65536, MIB)) for _ in range(self._random.choice((1, 2, 3, 12)))]
                 for _ in range(self._random.choice((1, 1, 2, 3)))
             ]
-            self._copy = _Copy(request, StoreThread.serials, rounds)
+            self._copy = _Copy(request, self._history.copies, rounds)
             self._find_out(self._copy, request.held)
         elif self._copy is not None and self._copy.number == request.copy:
             self._copy.budget += request.budget
@@ -314,7 +365,7 @@ class StoreThread:
         if copy is None or copy.number != action.copy:
             return
         copy.waits = False
-        copy.base = action.sums
+        copy.base, copy.by_table = action.sums, True
         self._begin_copy(copy, Way.DELTA if action.sums else Way.REST)
 
     def _copy_step(self) -> None:
@@ -330,8 +381,8 @@ class StoreThread:
         elif len(copy.rounds) > 1:
             self._report(ev.RoundDone(copy.number, copy.position, copy.meta(self._disk.rotten)))
             copy.waits = True
-            StoreThread.serials += 1
-            copy.serial, copy.sent, copy.base = StoreThread.serials, 0, copy.position.chain
+            self._history.copies += 1
+            copy.serial, copy.sent, copy.base, copy.by_table = self._history.copies, 0, copy.position.chain, False
             copy.heals = False
             copy.position = self._disk.position
             del copy.rounds[0]
@@ -381,12 +432,21 @@ class StoreThread:
         self._report(ev.Journalled(at, target["bytes"], self.following, target["rounds"]))
 
     def _adopt(self, target: dict[str, Any], position: Position, meta: bytes) -> None:
-        """A round is whole: the store is what its source meant, if all parts came and what is below them is what it meant."""
+        """A round is whole: the store is what its source meant, if all parts came and what is below them is what it meant.
+
+        Every page written since the base may also come on top of something later on the same branch: an earlier attempt got that far.
+        """
         disk = self._disk
-        serial, count, base, rotten = meta.decode().split()
-        below = "-" if target["way"] is not Way.DELTA or disk.position is None else disk.position.chain.hex()
+        serial, count, base, by_table, rotten = meta.decode().split()
         complete = target["parts"] >= {(int(serial), index) for index in range(int(count))}
-        disk.corrupt = not complete or base != below or (disk.corrupt and target["way"] is Way.DELTA)
+        if target["way"] is not Way.DELTA or disk.position is None:
+            fits = base == "-"
+        elif by_table == "1":
+            fits = base == disk.position.chain.hex()
+        else:
+            meant = self._history.leads_to
+            fits = meant(self._history.position(bytes.fromhex(base)), disk.position) and meant(disk.position, position)
+        disk.corrupt = not complete or not fits or (disk.corrupt and target["way"] is Way.DELTA)
         disk.partial = False
         if rotten != KEPT:
             disk.rotten = rotten == "True"
@@ -405,12 +465,14 @@ class StoreThread:
                 self._report(ev.JournalFull(NoSpace("the disk is full", cause="the simulation", cure="wait")))
             else:
                 self._taken = chunk.position
+                self._unflushed.append(chunk.position)
 
     def _flush(self) -> None:
         if not self.following:
             return
         assert self._taken is not None and self._target is not None
         self._disk.write(self._taken, synced=True)
+        self._unflushed.clear()
         self._report(ev.Journalled(self._taken, self._target["bytes"], True))
 
     # --- neither ------------------------------------------------------------------------------------------------------------
@@ -434,13 +496,24 @@ class StoreThread:
 
 
 class Speed:
-    """How long a disk takes, in ms; ``stall_ms`` comes on top of every sync while it lasts."""
+    """How long a disk takes, in ms; ``stall_ms`` comes on top of every sync while it lasts, ``step_ms`` once, inside a step."""
 
     def __init__(self, sync_ms: tuple[int, int] = (1, 6), page_ms: tuple[int, int] = (0, 2)) -> None:
         self._sync_ms = sync_ms
         self._page_ms = page_ms
         self.stall_ms = 0
+        self.step_ms = 0
+        self.step_kind: type | UnionType = act.Claim  # which step it stalls in
+        self.steps_stalled = 0
         self.full = False
+
+    def step_stall(self, action: act.Action) -> int:
+        """Asked by each step that writes node.state."""
+        if not self.step_ms or not isinstance(action, self.step_kind):
+            return 0
+        for_ms, self.step_ms = self.step_ms, 0
+        self.steps_stalled += 1
+        return for_ms
 
     def sync_ms(self, random: Random) -> int:
         return random.randint(*self._sync_ms) + self.stall_ms

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from random import Random
 
 from tests.sim.clock import Clock
-from tests.sim.network import Cables
+from tests.sim.network import LAN, Cables
 
 TIMEOUT_MS = 200
 
@@ -24,7 +24,7 @@ class Gateway:
 
     def probe(self, machine: str, sent_ms: int, report: Callable[[int, bool], None]) -> None:
         """Ask once; ``sent_ms`` is handed back."""
-        if not self.answers(machine):
+        if not self.answers(machine) or self.cables.lost(LAN, self._random):
             self._clock.after(TIMEOUT_MS, report, sent_ms, False)
             return
         took = self._random.randint(1, 12)

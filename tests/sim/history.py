@@ -33,11 +33,16 @@ class History:
     """The tree of all branches."""
 
     def __init__(self) -> None:
+        self.copies = 0  # full copies begun
         self._txns: dict[bytes, Txn] = {GENESIS: ROOT}
 
     def at(self, position: Position) -> Txn:
         """The transaction that leads to this position."""
         return self._txns[position.chain]
+
+    def position(self, chain: bytes) -> Position:
+        """Of the transaction with this chain digest."""
+        return self._txns[chain].position
 
     def last(self, position: Position | None) -> dict[int, int]:
         """producer -> last sequence in a store that stands here."""

@@ -4,7 +4,11 @@ A connection keeps the order of its frames. While its cable is cut, frames wait 
 TCP does, so old frames surface late. When it breaks (process gone, socket thrown away, reset), what was under way is lost: the tail.
 A machine without power sends no FIN; its peer holds a half-open connection until something comes back as a reset.
 
-Nothing breaks A1 by itself: the LAN path between the two machines is cut only together with a machine's own way to the gateway.
+Loss makes TCP retransmit, a slow path delays everything on it, a hole in the MTU lets small frames pass and stalls a connection at the
+first large one. A suspended machine takes nothing and answers nothing; what is under way to it is tried again when it is back.
+
+Nothing breaks A1 by itself: the LAN path between the two machines is cut only together with a machine's own way to the gateway;
+``blocked`` (both ways, or from one machine) is for stories that say what they break.
 """
 
 from collections import defaultdict, deque
@@ -31,15 +35,26 @@ class Cables:
         self.gateway_down = 0
         self.gateway_mute: defaultdict[str, int] = defaultdict(int)  # the gateway does not answer this machine only
         self.resetting = [0, 0]  # per path: a firewall answers everything between the machines with a reset
-        self.blocked = 0  # LAN between the two machines only (breaks A1)
+        self.blocked: defaultdict[str, int] = defaultdict(int)  # LAN between the two machines only, by sender (both: breaks A1)
+        self.loss = [0.0, 0.0]  # per path: this share of all packets
+        self.slow_ms = [0, 0]  # per path: this much later
+        self.hole = [0, 0]  # per path: packets of full size vanish
+        self.client_out: defaultdict[str, int] = defaultdict(int)  # LAN between this machine and clients only
 
     def pass_frame(self, path: int, sender: str, receiver: str) -> bool:
         """Does a frame get through now."""
         if path == PEER_LINK:
             return not self.link[sender]
-        if self.blocked and sender != CLIENT and receiver != CLIENT:
+        if CLIENT not in (sender, receiver):
+            if self.blocked[sender]:
+                return False
+        elif self.client_out[sender] or self.client_out[receiver]:
             return False
         return not self.lan_out[sender] and not self.lan_in[receiver]
+
+    def lost(self, path: int, random: Random) -> bool:
+        """Is this packet lost by chance."""
+        return bool(self.loss[path]) and random.random() < self.loss[path]
 
 
 CLIENT = "client"  # the machine of all clients: on the LAN, never fails
@@ -50,6 +65,7 @@ class Host(Protocol):
 
     name: str
     powered: bool
+    suspended: bool
 
     @property
     def frozen(self) -> bool: ...
@@ -81,7 +97,7 @@ class _Stream:
 
     def send(self, frame: Any) -> None:
         network = self.connection.network
-        if not self.retry_ms and self._passes():
+        if not self.retry_ms and self._passes(frame):
             self._fly(frame)
             return
         self.waiting.append(frame)
@@ -89,11 +105,13 @@ class _Stream:
             self.retry_ms = RETRY_MS
             network.clock.after(RETRY_MS, self._retry)
 
-    def _passes(self) -> bool:
+    def _passes(self, frame: Any) -> bool:
         """Through now. Without acknowledgements TCP retransmits after RETRY_MS and sends nothing new from then on."""
         receiver, network = self.receiver.host, self.connection.network
         path, cables, sender = self.connection.path, network.cables, self.sender.host.name
-        if not receiver.powered or not cables.pass_frame(path, sender, receiver.name):
+        if not receiver.powered or receiver.suspended or not cables.pass_frame(path, sender, receiver.name):
+            return False
+        if (cables.hole[path] and _is_large(frame)) or cables.lost(path, network.random):
             return False
         if cables.pass_frame(path, receiver.name, sender):
             self.unanswered_ms = 0
@@ -103,7 +121,8 @@ class _Stream:
 
     def _fly(self, frame: Any) -> None:
         network = self.connection.network
-        self.arrival_ms = max(self.arrival_ms, network.clock.now_ms + network.delay(self.connection.path))
+        path = self.connection.path
+        self.arrival_ms = max(self.arrival_ms, network.clock.now_ms + network.delay(path) + network.cables.slow_ms[path])
         network.clock.at(self.arrival_ms, self._arrive, frame)
 
     def _retry(self) -> None:
@@ -112,17 +131,20 @@ class _Stream:
             return
         if not self.sender.host.powered or connection.broken:
             return
-        if not self._passes():
+        if not self._passes(self.waiting[0] if self.waiting else None):
             self.retry_ms = min(2 * self.retry_ms, RETRY_MS_MAX)
             connection.network.clock.after(self.retry_ms, self._retry)
             return
         self.retry_ms = 0
-        while self.waiting:
+        while self.waiting and self._passes(self.waiting[0]):
             self._fly(self.waiting.popleft())
+        if self.waiting:
+            self.retry_ms = RETRY_MS
+            connection.network.clock.after(RETRY_MS, self._retry)
 
     def _arrive(self, frame: Any) -> None:
         connection = self.connection
-        if not self.receiver.host.powered:
+        if not self.receiver.host.powered or self.receiver.host.suspended:
             self.waiting.append(frame)
             if not self.retry_ms:
                 self.retry_ms = RETRY_MS
@@ -139,6 +161,19 @@ class _Stream:
 
 
 FIN = object()
+PACKET_BYTES = 1400  # what a hole in the MTU lets pass
+PAGES_BYTES = 4096  # shipments carry no pages here; a real one carries at least this
+
+
+def _is_large(frame: Any) -> bool:
+    match frame:
+        case bytes():
+            return len(frame) > PACKET_BYTES
+        case (bytes() as head, tuple() as rest):  # bulk
+            return len(head) + (PAGES_BYTES * bool(rest)) > PACKET_BYTES
+        case list():
+            return sum(map(len, frame)) > PACKET_BYTES
+    return False
 
 
 class Connection:
@@ -253,6 +288,7 @@ class Dialler:
             return
         cables = network.cables
         through = cables.pass_frame(path, host.name, peer.name) and cables.pass_frame(path, peer.name, host.name)
+        through = through and not cables.lost(path, network.random) and not peer.suspended
         if host.frozen or not through or not peer.powered:
             self._later(50 if host.frozen else CONNECT_MS)
             return

@@ -1,17 +1,20 @@
-"""Directed stories that need an eye for the right millisecond."""
+"""Directed stories that need an eye for the right millisecond. Each takes a seed, which decides the smallest delays."""
+
+from collections.abc import Callable
 
 from tests.sim.cluster import Cluster
+from tests.sim.network import PEER_LINK
 from tests.sim.violation import Violation
 from zmqha.core.peer_protocol import State
 
 
-def stale_grant() -> None:
+def stale_grant(seed: int = 1) -> None:
     """A grant sits in a frozen server's buffer while its sender goes on alone and dies.
 
     b holds everything and is stopped just before it reads the grant. a goes STANDALONE, confirms alone and is killed; its notice waits
     for b too. If b obeyed the grant and then the notice, it would serve without what a confirmed.
     """
-    cluster = Cluster(1, delays=2)  # a seed in which planted bugs do their harm
+    cluster = Cluster(seed, delays=2)
     a, b = cluster.a, cluster.b
     cluster.datagrams = False  # the Beats that say STANDALONE would give it away
     cluster.start()
@@ -25,7 +28,7 @@ def stale_grant() -> None:
 
     cluster.run_until(granted, 20_000, "b holds everything", step_ms=1)
     b.freeze(3000)
-    cluster.run_until(lambda: _state(cluster) is State.STANDALONE, 1500, "a goes on alone")
+    cluster.run_until(_is(cluster, "a", State.STANDALONE), 1500, "a goes on alone")
     cluster.run(1000)
     a.kill(notice=True)
     cluster.run(6000)
@@ -33,5 +36,110 @@ def stale_grant() -> None:
         raise cluster.explain(Violation("the frozen server took over"))
 
 
-def _state(cluster: Cluster) -> State | None:
-    return cluster.a.process.broker.ha.state if cluster.a.process is not None else None
+def restart_during_the_copy(seed: int = 1) -> None:
+    """b copies from a, both die, and b is back first, told that it may resume alone (O3: its disk must say BEHIND)."""
+    cluster = Cluster(seed, delays=0, resume_alone=True)
+    cluster.form()
+    cluster.run(500)
+    cluster.b.kill(notice=True)
+    cluster.run_until(_is(cluster, "a", State.STANDALONE), 1500, "a goes on alone")
+    cluster.run(1500)
+    cluster.b.start()
+    cluster.run_until(_is(cluster, "b", State.PASSIVE_SYNC), 3000, "b copies", step_ms=1)
+    cluster.b.kill(notice=True)
+    cluster.a.kill(notice=True)
+    cluster.b.start()
+    cluster.run(6000)
+    _serves_nobody(cluster)
+
+
+def the_last_pages_are_on_their_way(seed: int = 1) -> None:
+    """The peer link is slow, so the grant comes over the LAN before the last pages; then a is killed (O3).
+
+    Had b accepted the grant, it would serve without what a confirmed alone just before.
+    """
+    cluster = Cluster(seed, delays=0)
+    cluster.form()
+    cluster.run(500)
+    cluster.b.kill(notice=True)
+    cluster.run_until(_is(cluster, "a", State.STANDALONE), 1500, "a goes on alone")
+    cluster.b.start()
+    cluster.run_until(_is(cluster, "b", State.PASSIVE_SYNC), 3000, "b copies")
+    cluster.run(750)
+    cluster.cables.slow_ms[PEER_LINK] = 400
+    cluster.run_until(_is(cluster, "a", State.ACTIVE), 5000, "a pairs", step_ms=1)
+    cluster.run(50)
+    cluster.a.kill(notice=True)
+    cluster.run(3000)
+
+
+def the_stale_one_returns_first(seed: int = 1) -> None:
+    """a dies, b goes on alone and dies, a comes back alone: its disk must say that b may hold more (O2, I3)."""
+    cluster = Cluster(seed, delays=0)
+    cluster.form()
+    cluster.run(500)
+    cluster.a.kill(notice=True)
+    cluster.run_until(_is(cluster, "b", State.STANDALONE), 1500, "b goes on alone")
+    cluster.run(1000)
+    cluster.b.kill(notice=True)
+    cluster.a.start()
+    cluster.run(5000)
+    _serves_nobody(cluster)
+
+
+def a_failed_probe_between_answers(seed: int = 1) -> None:
+    """b is isolated, then only its LAN comes back: the gateway answers at once, TCP to a does not yet (F7).
+
+    a is off the peer link and serves alone. Were b's right alive, b would go on too.
+    """
+    cluster = Cluster(seed, delays=0)
+    cluster.datagrams = False  # they would say that a lives
+    cluster.form()
+    cluster.run(1000)
+    for sender in "ab":
+        cluster.cables.link[sender] += 1
+    cluster.cables.lan_out["b"] += 1
+    cluster.run(cluster.random.randint(450, 700))
+    cluster.cables.lan_out["b"] -= 1
+    cluster.run(4000)
+
+
+def lasting_one_way_cut(seed: int = 1) -> None:
+    """Nothing from a reaches b, everything from b reaches a, both have their gateway (F6): only the deaf one may go on."""
+    cluster = Cluster(seed, delays=0)
+    cluster.form()
+    cluster.run(1000)
+    for counter in (cluster.cables.link, cluster.cables.blocked):
+        counter["a"] += 1
+    cluster.run(6000)
+    if cluster.checkers.serving() != ["b"]:
+        raise cluster.explain(Violation(f"{cluster.checkers.serving()} serve, b alone is deaf (F6)"))
+
+
+def two_that_serve_meet(seed: int = 1) -> None:
+    """A1 is broken on purpose, both serve alone, then they meet: the lower of two epochs stops (O4, T13)."""
+    cluster = Cluster(seed, delays=0, consumer=False)
+    cluster.form()
+    cluster.run(1000)
+    cluster.split = True
+    for counter in (cluster.cables.link, cluster.cables.blocked):
+        for sender in "ab":
+            counter[sender] += 1
+    cluster.run_until(lambda: len(cluster.checkers.serving()) == 2, 3000, "both serve")
+    cluster.run(500)
+    for producer in cluster.producers:
+        producer.stopped = True
+    for counter in (cluster.cables.link, cluster.cables.blocked):
+        for sender in "ab":
+            counter[sender] -= 1
+    cluster.run_until(lambda: len(cluster.checkers.serving()) == 1, 8000, "one of two epochs stops")
+
+
+def _serves_nobody(cluster: Cluster) -> None:
+    if cluster.checkers.serving():
+        raise cluster.explain(Violation(f"{cluster.checkers.serving()} serves, its disk may be stale"))
+
+
+def _is(cluster: Cluster, name: str, state: State) -> Callable[[], bool]:
+    machine = {"a": cluster.a, "b": cluster.b}[name]
+    return lambda: machine.process is not None and machine.process.broker.ha.state is state

@@ -1,11 +1,13 @@
 """One random run from a seed: form a pair, inject faults, heal, and look whether everything is as promised."""
 
+from collections import Counter
 from typing import NamedTuple
 
 from tests.sim.cluster import Cluster
 from tests.sim.faults import Faults
 from tests.sim.violation import Violation
 
+STALL_MS = 25_000  # a claim that began on a stalled disk: four syncs
 SERVE_MS = 6000  # after healing: exactly one serves (L2, plus what TCP and libzmq need to connect again)
 SYNC_MS = 15_000
 OPERATOR_MS = 2000  # for so long a server must ask before somebody comes
@@ -16,9 +18,10 @@ class Ran(NamedTuple):
     """What a run amounted to."""
 
     simulated_ms: int
+    confirmed: int  # messages
     promises: int
     claims: int
-    faults: int
+    counts: Counter[str]  # faults, by kind
 
 
 def run_seed(
@@ -34,12 +37,24 @@ def run_seed(
     faults.heal()
     settle(cluster)
     checkers = cluster.checkers
-    return Ran(cluster.clock.now_ms, checkers.promises, checkers.claims, faults.injected)
+    for machine in cluster.machines:
+        cluster.counts["stall inside a step"] += machine.speed.steps_stalled
+    confirmed = sum(len(producer.confirmed) for producer in cluster.producers)
+    return Ran(cluster.clock.now_ms, confirmed, checkers.promises, checkers.claims, cluster.counts)
 
 
 def settle(cluster: Cluster) -> None:
     """Everything works again: one serves soon, the pair is in sync some time later, stores are equal, all is consumed."""
     checkers = cluster.checkers
+    stores = [
+        (machine.process.store, machine.process.store.progress) for machine in cluster.machines if machine.process is not None
+    ]
+    cluster.run_until(
+        lambda: all(store.idle or store.dead or store.progress > before for store, before in stores), STALL_MS,
+        "what a disk was doing when it was healed ends", step_ms=50,
+    )  # fmt: skip
+    for machine in cluster.machines:
+        machine.start()  # one that was told to stop may have ended only now
     asked_ms = 0
 
     def served_or_asks() -> bool:
@@ -54,13 +69,12 @@ def settle(cluster: Cluster) -> None:
     for producer in cluster.producers:
         producer.stopped = True
     _pair_again(cluster)
-    cluster.run_until(
-        lambda: all(p.confirmed == p.sent for p in cluster.producers), 8000, "every producer is confirmed", step_ms=50
-    )
-    cluster.run_until(lambda: _consumed(cluster), CONSUME_MS, "the consumer has every message", step_ms=50)
+    cluster.run_until(lambda: all(p.idle for p in cluster.producers), 8000, "every message is settled", step_ms=50)
+    cluster.run_until(lambda: consumed(cluster), CONSUME_MS, "the consumer has every message", step_ms=50)
     cluster.run(1500)
     try:
         checkers.equal_stores()
+        _nothing_refused_came(cluster)
         if len(checkers.serving()) != 1:
             raise Violation(f"after quiet {checkers.serving()} serve")
     except Violation as error:
@@ -97,8 +111,21 @@ def _pair_again(cluster: Cluster) -> None:
     cluster.run_until(cluster.checkers.in_sync, SYNC_MS, "the pair is in sync", step_ms=50)
 
 
-def _consumed(cluster: Cluster) -> bool:
+def consumed(cluster: Cluster) -> bool:
+    """The consumer has every message that was confirmed."""
     consumer = cluster.consumer
     return consumer is None or all(
-        (producer.number, producer.confirmed) in consumer.received_bodies for producer in cluster.producers if producer.confirmed
+        (producer.number, body) in consumer.bodies for producer in cluster.producers for body in producer.confirmed
     )
+
+
+def _nothing_refused_came(cluster: Cluster) -> None:
+    consumer = cluster.consumer
+    came = [
+        (producer.number, body)
+        for producer in cluster.producers
+        for body in sorted(producer.refused)
+        if consumer is not None and (producer.number, body) in consumer.bodies
+    ]
+    if came:
+        raise Violation(f"messages that were refused were delivered: {came}")

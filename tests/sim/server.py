@@ -5,7 +5,9 @@ sockets are closed by the kernel, the watcher sends notices. Power cut: nobody i
 """
 
 from collections import deque
+from collections.abc import Callable
 from random import Random
+from types import UnionType
 from typing import TYPE_CHECKING, Any
 
 from tests.sim.disk import FREE_BYTES, Disk, Speed, StoreThread
@@ -37,7 +39,10 @@ class Machine:
         self.name = name
         self.primary = primary
         self.powered = True
+        self.suspended = False
         self.frozen_until_ms = 0
+        self.wall_jump_s = 0  # somebody set the wall clock
+        self.ambush: tuple[type | UnionType, Callable[[], None]] | None = None  # call once, when this step goes to the store
         self.disk = Disk()
         self.speed = Speed()
         self.process: Process | None = None
@@ -57,13 +62,17 @@ class Machine:
         """This machine's clock; it has nothing to do with the other's."""
         return self.cluster.clock.now_ms + self._clock_offset_ms
 
+    def wall_ms(self) -> int:
+        """What people call the time here."""
+        return WALL_S * 1000 + self.cluster.clock.now_ms + self.wall_jump_s * 1000
+
     def start(self) -> None:
         """Power on if need be, start the process (server.main)."""
         self.powered = True
         if self.process is not None:
             return
         facts = self.disk.facts or NodeFacts("cf", self.name)
-        wall_s = WALL_S + self.cluster.clock.now_ms // 1000
+        wall_s = self.wall_ms() // 1000
         self.disk.facts = facts._replace(incarnation=max(facts.incarnation + 1, wall_s))
         self.process = Process(self, self.disk.facts)
         self.cluster.tell(
@@ -93,7 +102,7 @@ class Machine:
         if self.process is not None:
             self._end(self.process, power=True)
         self.powered = False
-        self.disk.lose_power(self.cluster.random)
+        self.cluster.happened(self.disk.lose_power(self.cluster.random))
 
     def freeze(self, for_ms: int) -> None:
         """SIGSTOP, SIGCONT later."""
@@ -102,6 +111,17 @@ class Machine:
         self.cluster.tell(self, f"freeze {for_ms} ms")
         self.frozen_until_ms = max(self.frozen_until_ms, self.cluster.clock.now_ms + for_ms)
         self.cluster.clock.at(self.frozen_until_ms, self._thaw, self.process)
+
+    def suspend(self, for_ms: int) -> None:
+        """The whole machine stands still (a virtual machine is moved): nothing is buffered, its clock goes on."""
+        if self.process is not None and not self.suspended:
+            self.cluster.tell(self, "suspended")
+            self.suspended = True
+            self.freeze(for_ms)
+            self.cluster.clock.after(for_ms, self._resume)
+
+    def _resume(self) -> None:
+        self.suspended = False
 
     def _thaw(self, process: "Process") -> None:
         if process is self.process and not self.frozen:
@@ -112,6 +132,7 @@ class Machine:
         self.process = None
         self.frozen_until_ms = 0
         process.end(power=power)
+        self.cluster.happened(self.disk.crash(self.cluster.random, power=power))
 
 
 class Process:
@@ -166,7 +187,7 @@ class Process:
     def end(self, *, power: bool) -> None:
         """The kernel cleans up, or the power is gone."""
         self.alive = False
-        self.store.die(power=power)
+        self.cluster.happened(self.store.die(power=power))
         for link in self.links:
             link.close(power=power)
         self.source.close(power=power)
@@ -205,7 +226,7 @@ class Process:
         """As node.turn: the clock once; peers, gateway, store, clients; time; actions."""
         machine, broker = self.machine, self.broker
         now_ms = machine.own_ms()
-        broker.begin_turn(now_ms, now_ms)
+        broker.begin_turn(now_ms, machine.wall_ms())
         self._hear_peer(now_ms)
         while self._probes:
             broker.receive(self._probes.popleft(), now_ms)
@@ -261,13 +282,13 @@ class Process:
 
     def notice(self, node: str, incarnation: int) -> None:
         """A death notice arrives."""
-        if self.alive:
+        if self.alive and not self.machine.suspended:
             self._datagrams.append(ev.DeathNotice(node, incarnation))
             self.wake()
 
     def datagram(self, path: int, message: Control) -> None:
         """A Beat arrives by UDP."""
-        if self.alive:
+        if self.alive and not self.machine.suspended:
             self._datagrams.append(ev.ControlIn(path, message))
             self.wake()
 
@@ -321,6 +342,8 @@ class Process:
                 elif self.dealer is not None:
                     self.dealer.send((encode(message), frames))
             case act.SendControl(path, message):
+                if isinstance(message, Beat):
+                    self.cluster.checkers.announced(self, message)
                 frame = encode(message)
                 for link in self.links if path is None else [self.links[path]]:
                     link.send(frame)
@@ -340,6 +363,10 @@ class Process:
                 self.machine.exit(reason, code)
             case _:
                 self.store.put(action)
+                ambush = self.machine.ambush
+                if ambush is not None and isinstance(action, ambush[0]):
+                    self.machine.ambush = None
+                    ambush[1]()
 
 
 class _ClientEnd:

@@ -2,32 +2,30 @@
 
 import os
 import random
+import subprocess
+import sys
 import time
 
 import pytest
 
-from tests.sim.seeds import Ran, run_seed
+from tests.sim.faults import SETS, set_of
+from tests.sim.seeds import run_seed
 
 QUICK = range(60)
-FOUND = {  # seeds that once found a bug, and what it was (before the simulation itself changed, some took other ways)
+FOUND = {  # seeds that once found a bug, and what it was (when the simulation itself changes, some take other ways)
     1: "every restart of the peer counted as a flap",
     10: "a follower kept following a session of the source that was over",
     155: "the same after the source was stopped for a second",
     5203: "a source that went on alone before its grant was taken forgot its follower",
+    70387: "the simulator's own: a claim that takes seconds, meanwhile the dead peer is back",
     1493: "two STANDALONE: the gateway answers again at once after a LAN cut, TCP does not",
 }
-QUICK_RESTARTS = {"kill": 6, "reset": 4, "kill_both": 1}
-ONE_WAY = {"cut_link_one_way": 6, "cut_lan_one_way": 4, "kill": 1, "freeze": 1, "gateway_mute": 1}
-FREEZES = {"freeze": 5, "freeze_in_turn": 5, "cut_link": 2, "kill": 2}
-DISKS = {"power": 4, "stall": 3, "full": 3, "replace": 3, "kill": 2}
-CUTS = {"cut_link": 3, "cut_lan": 3, "isolate": 3, "gateway": 3, "gateway_mute": 3}
-KINDS = {"restarts": QUICK_RESTARTS, "one_way": ONE_WAY, "freezes": FREEZES, "disks": DISKS, "cuts": CUTS}
 SLOW_S = 170
 
 
 @pytest.mark.parametrize("seed", QUICK)
 def test_no_promise_is_broken_under_random_faults(seed: int) -> None:
-    assert run_seed(seed, fault_ms=12_000).promises > 50
+    assert run_seed(seed, fault_ms=12_000).confirmed > 30
 
 
 @pytest.mark.parametrize("seed", FOUND)
@@ -35,15 +33,22 @@ def test_a_seed_that_once_found_a_bug_finds_none(seed: int) -> None:
     run_seed(seed)
 
 
-@pytest.mark.parametrize("kinds", KINDS)
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("kinds", SETS)
+@pytest.mark.parametrize("seed", [1, 2])
 def test_no_promise_is_broken_when_one_kind_of_fault_prevails(kinds: str, seed: int) -> None:
-    run_seed(seed, kinds=KINDS[kinds], rate=0.05, fault_ms=12_000)
+    run_seed(seed, kinds=SETS[kinds], rate=0.05, fault_ms=12_000)
 
 
-def test_one_seed_repeats_exactly() -> None:
-    seed = int(os.environ.get("ZMQHA_SIM_SEED", "7"))
-    assert run_seed(seed) == run_seed(seed)
+def test_a_seed_repeats_exactly_whatever_python_hashes() -> None:
+    seed = os.environ.get("ZMQHA_SIM_SEED", "7")
+    command = f"from tests.sim.seeds import run_seed; print(run_seed({seed}))"
+    runs = {
+        subprocess.run(
+            [sys.executable, "-c", command], env={**os.environ, "PYTHONHASHSEED": hashes}, stdout=subprocess.PIPE, check=True
+        ).stdout
+        for hashes in ("1", "2")
+    }
+    assert len(runs) == 1
 
 
 @pytest.mark.slow
@@ -51,12 +56,8 @@ def test_one_seed_repeats_exactly() -> None:
 def test_fresh_seeds_break_no_promise() -> None:
     base = int(os.environ.get("ZMQHA_SIM_SEED") or random.SystemRandom().randrange(10**9))
     print(f"ZMQHA_SIM_SEED={base}")
-    begin, seed = time.monotonic(), base
-    total = Ran(0, 0, 0, 0)
+    begin, seed, simulated_ms, confirmed = time.monotonic(), base, 0, 0
     while time.monotonic() - begin < SLOW_S:
-        kinds = None if seed % 2 else KINDS[list(KINDS)[seed // 2 % len(KINDS)]]
-        total = Ran(*(a + b for a, b in zip(total, run_seed(seed, kinds=kinds), strict=True)))
-        seed += 1
-    print(
-        f"{seed - base} runs, {total.simulated_ms / 3_600_000:.1f} simulated hours, {total.promises} promises, {total.claims} claims"
-    )
+        ran = run_seed(seed, kinds=SETS[set_of(seed)])
+        simulated_ms, confirmed, seed = simulated_ms + ran.simulated_ms, confirmed + ran.confirmed, seed + 1
+    print(f"{seed - base} runs, {simulated_ms / 3_600_000:.1f} simulated hours, {confirmed} confirmed messages")

@@ -7,6 +7,9 @@ Every offset that came is, here, in one of::
     finished   acknowledged, but a takeover gave it to somebody else meanwhile
     (nowhere)  recorded, or given back
 
+Offsets count in the store that delivered them. If two servers served alone and the session moves to the store of the other one, they
+mean other messages there: all four are forgotten (``branch`` counts that), and what the application still says of them is ignored.
+
 After a takeover SUBSCRIBE lists held and acking, so the new active counts them as ours, and ACK says acking again. What is
 delivered although it is held here is dropped; what is delivered although it is acknowledged is dropped and acknowledged again.
 Acknowledgements are collected and leave as ranges, one command per turn of the I/O thread.
@@ -16,13 +19,14 @@ The caller (``Engine``) holds the lock, sends what ``take`` returns and wakes wh
 
 from array import array
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from enum import IntEnum
 
 from zmqha.client.ranges import Ranges
 from zmqha.core import limits
 from zmqha.core.client_protocol import Ack, Command, Credit, Deliver, Nack, Range, Subscribe, Unsubscribe
 from zmqha.core.message import HEADER_BYTES, index_of, read_head
+from zmqha.core.position import NO_EPOCH, Epoch
 from zmqha.errors import ZmqhaError
 
 CREDIT_BYTES = 16 * limits.MIB  # a consumer's outstanding bytes: large messages must not fill this process
@@ -84,7 +88,9 @@ class Subscription:
         self.held = Ranges()
         self.acking = Ranges()
         self.finished = Ranges()  # done with here, but in flight to somebody else or nobody since a takeover
+        self.branch = 0  # counts changes to a store where the offsets known here mean other messages
         self.losses = 0  # counts times that something held was taken away: who iterates must look again
+        self._epoch = NO_EPOCH  # under which something was delivered last
         self._listed: tuple[Range, ...] = ()  # as held in the SUBSCRIBE that is unanswered
         self._done: list[list[int]] = []  # acknowledged by the application, as [first, end); not yet in ``acking``
         self._unsaid: list[Range] = []  # in ``acking``, not sent in this session
@@ -126,16 +132,19 @@ class Subscription:
 
     # --- the server's side --------------------------------------------------------------------------------------------------
 
-    def subscribed(self, taken: Iterable[Range] | None) -> None:
+    def subscribed(self, taken: Iterable[Range] | None, epochs: Collection[Epoch] | None = None) -> None:
         """SUBSCRIBE was answered. ``taken``: what of the listed ranges is in flight to us again (None: all of it).
 
-        The rest is recorded already, or somebody else has it now: it is neither handed out nor acknowledged by us.
+        The rest is recorded already, or somebody else has it now: it is neither handed out nor acknowledged by us. ``epochs``: of the
+        server's store (None: it does not say).
         """
         if self.stage is not Stage.ASKED:
             return
         self.stage = Stage.OPEN
         self._gather()
-        if taken is not None and self._listed:
+        if epochs is not None and self._epoch != NO_EPOCH and self._epoch not in epochs:
+            self._change_branch(taken or ())
+        elif taken is not None and self._listed:
             ours = Ranges(taken)
             for listed_first, listed_end in self._listed:
                 for first, end in list(ours.gaps(listed_first, listed_end)):
@@ -165,11 +174,12 @@ class Subscription:
         self.finished.clear()
         self._done, self._unsaid, self._back = [], [], []
 
-    def deliver(self, command: Deliver) -> bool:
+    def deliver(self, command: Deliver, epoch: Epoch = NO_EPOCH) -> bool:
         """Messages came; whether any of them is new here. Raises ProtocolError."""
         delivery = Delivery(self.destination, command)
         if self.closing or self.stage not in (Stage.ASKED, Stage.OPEN):
             return False
+        self._epoch = epoch
         self._gather()
         first, end = delivery.first, delivery.first + delivery.stop
         if not (self.held.within(first, end) or self.acking.within(first, end) or self.finished.within(first, end)):
@@ -257,6 +267,17 @@ class Subscription:
         self.held.remove(first, end)
         self.losses += 1
         self.buffer = deque(part for delivery in self.buffer for part in self.still_held(delivery))
+
+    def _change_branch(self, taken: Iterable[Range]) -> None:
+        """Forget every offset; what the server took for ours goes back: nobody has seen those messages."""
+        self.branch += 1
+        self.losses += 1
+        self.buffer.clear()
+        self.held.clear()
+        self.acking.clear()
+        self.finished.clear()
+        self._done, self._unsaid = [], []
+        self._back = [(0, offset) for first, end in taken for offset in range(first, end)]
 
     def still_held(self, delivery: Delivery) -> list[Delivery]:
         """The parts of a delivery's messages, as far as not handed out, that are still ours."""

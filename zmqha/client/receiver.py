@@ -14,27 +14,29 @@ LEAVE_S = 1.0  # closing waits this long until the last acknowledgements are rec
 
 
 class _Desk:
-    """Where the messages of one subscription are acknowledged, from any thread."""
+    """Where the messages of one subscription are acknowledged, from any thread; those of an earlier branch are not any more."""
 
-    __slots__ = ("session", "subscription")
+    __slots__ = ("branch", "session", "subscription")
 
     def __init__(self, session: Session, subscription: Subscription) -> None:
         self.session = session
         self.subscription = subscription
+        self.branch = subscription.branch
 
     def ack(self, offset: int) -> None:
         """Collected; the I/O thread says it with its next turn."""
         session = self.session
         with session.lock:
-            if self.subscription.ack(offset):
+            if self.branch == self.subscription.branch and self.subscription.ack(offset):
                 session.speak(self.subscription)
 
     def nack(self, offset: int, delay: float) -> None:
         """Likewise. ``delay`` in seconds."""
         session = self.session
         with session.lock:
-            self.subscription.nack(offset, max(0, round(delay * 1000)))
-            session.speak(self.subscription)
+            if self.branch == self.subscription.branch:
+                self.subscription.nack(offset, max(0, round(delay * 1000)))
+                session.speak(self.subscription)
 
 
 class Consumer:
@@ -117,6 +119,8 @@ class Consumer:
         subscription, delivery = self._subscription, self._delivery
         with self._engine.session.lock:
             self._losses = subscription.losses
+            if self._desk.branch != subscription.branch:
+                self._desk, delivery = _Desk(self._engine.session, subscription), None
             if delivery is not None:
                 delivery.at = self._at
                 subscription.buffer.extendleft(reversed(subscription.still_held(delivery)))

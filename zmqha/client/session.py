@@ -35,6 +35,7 @@ from zmqha.core.client_protocol import (
     Unsubscribe,
     encode,
 )
+from zmqha.core.position import Epoch
 from zmqha.errors import NotActive, OutcomeUnknown, ProtocolError, WrongState, ZmqhaError
 
 WAITING_MESSAGES_MAX = 20_000  # unconfirmed in one client; above it senders wait (backpressure)
@@ -161,7 +162,7 @@ class Session:
                 case Confirm():
                     self._confirmed(command)
                 case Deliver():
-                    self._delivered(command)
+                    self._delivered(command, envelope.epoch)
                 case Acked(number, ranges):
                     self._acked(envelope.request, number, ranges)
                 case Reply(result):
@@ -232,11 +233,11 @@ class Session:
         if batches:
             self.space.notify_all()
 
-    def _delivered(self, command: Deliver) -> None:
+    def _delivered(self, command: Deliver, epoch: Epoch) -> None:
         subscription = self.subscriptions.get(command.subscription)
         if subscription is None:
             return
-        if subscription.deliver(command):
+        if subscription.deliver(command, epoch):
             self.arrived.notify_all()
         self._speaking.add(subscription)  # what is known already is acknowledged again
 
@@ -250,7 +251,7 @@ class Session:
     def _replied(self, number: int, result: Any) -> None:
         subscription = self._subscribes.pop(number, None)
         if subscription is not None:
-            subscription.subscribed(_held(result))
+            subscription.subscribed(_held(result), _epochs(result))
             self._speaking.add(subscription)
             self._forget_closed(subscription)
         subscription = self._unsubscribes.pop(number, None)
@@ -303,3 +304,13 @@ def _held(result: Any) -> list[Range] | None:
         return [(int(first), int(end)) for first, end in result["held"]]
     except (TypeError, ValueError) as error:
         raise ProtocolError("a REPLY to SUBSCRIBE lists held ranges that are none") from error
+
+
+def _epochs(result: Any) -> list[Epoch] | None:
+    """The epochs of the server's store, as a REPLY to SUBSCRIBE lists them; None if it does not. Raises ProtocolError."""
+    if not isinstance(result, dict) or "epochs" not in result:
+        return None
+    try:
+        return [Epoch(int(counter), int(nonce)) for counter, nonce in result["epochs"]]
+    except (TypeError, ValueError) as error:
+        raise ProtocolError("a REPLY to SUBSCRIBE lists epochs that are none") from error

@@ -304,7 +304,7 @@ class Broker:
             self._unconfirmed.clear()
             self._in_store = 0
             self._told_epoch = event.position.epoch
-            self.service.open(event.image, event.position.epoch, now_ms)
+            self.service.open(event.image, event.position.epoch, now_ms, tuple(entry.epoch for entry in event.lineage))
         self.source.reset()
 
     def _committed(self, event: Committed, now_ms: int) -> None:

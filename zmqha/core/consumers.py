@@ -30,7 +30,10 @@ class Consumers:
         self._delays.clear()
 
     def subscribe(self, session: Session, request: int, command: Subscribe) -> None:
-        """A new consumer. The reply: its credit, and which of the ranges it holds are in flight to it."""
+        """A new consumer. The reply: its credit, which of the ranges it holds are in flight to it, and the epochs of this store.
+
+        Offsets that a client knows from any other epoch belong to other messages: two served alone, and this is the other one.
+        """
         desk, number = self._desk, command.subscription
         _check_number(session, number)
         messages, size = _check_credit(command.messages, command.bytes)
@@ -40,7 +43,8 @@ class Consumers:
         subscription = Subscription(session.client, number, queue, max_messages=messages, max_bytes=size)
         session.subscriptions[number] = subscription
         held = queue.join(subscription, command.held)
-        desk.send(session.client, request, Reply({"held": held, "messages": messages, "bytes": size}))
+        epochs = [list(epoch) for epoch in desk.epochs]
+        desk.send(session.client, request, Reply({"held": held, "messages": messages, "bytes": size, "epochs": epochs}))
         desk.delivery.wake(queue)
 
     def unsubscribe(self, session: Session, request: int, command: Unsubscribe) -> None:

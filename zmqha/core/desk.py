@@ -13,7 +13,7 @@ from zmqha.core.commits import Answer, Commits
 from zmqha.core.delivery import Delivery
 from zmqha.core.log_index import ValueTable
 from zmqha.core.message import check_name
-from zmqha.core.position import NO_EPOCH
+from zmqha.core.position import NO_EPOCH, Epoch
 from zmqha.core.producers import Producers
 from zmqha.core.queues import Queue, Queues
 from zmqha.core.session import Session
@@ -46,6 +46,9 @@ class Desk:
     def __init__(self, settings: ServiceSettings) -> None:
         self.settings = settings
         self.epoch = NO_EPOCH
+        self.epochs: tuple[
+            Epoch, ...
+        ] = ()  # of this store's history, the last LINEAGE_ENTRIES: offsets of these mean the same here
         self.actions: list[Action] = []
         self.delivery = Delivery(settings.cache_bytes)
         self.hold: ZmqhaError | None = None  # why sends are refused now: a property of the disk, it stays over ``clear``

@@ -47,13 +47,13 @@ class Service:
 
     # --- being active -------------------------------------------------------------------------------------------------------
 
-    def open(self, image: StoreImage, epoch: Epoch, now_ms: int) -> None:
-        """This server is active with this store. Reads ``image.log`` once, in order."""
+    def open(self, image: StoreImage, epoch: Epoch, now_ms: int, epochs: tuple[Epoch, ...] = ()) -> None:
+        """This server is active with this store, which came about in these epochs. Reads ``image.log`` once, in order."""
         desk = self._desk
         self._forget(image.last_value)
         self._is_open = True
         self._sweep_ms = now_ms + self._sweep_every_ms
-        desk.epoch = epoch
+        desk.epoch, desk.epochs = epoch, epochs or (epoch,)
         by_number = desk.queues.by_number
         for row in image.destinations:
             desk.queues.restore(row)
@@ -89,8 +89,9 @@ class Service:
 
     def new_epoch(self, epoch: Epoch) -> None:
         """The mode changed while this server stays active: replies carry the new epoch, sessions stay."""
-        self._desk.epoch = epoch
-        self._desk.durability = Durability.ONE_DISK
+        desk = self._desk
+        desk.epoch, desk.epochs = epoch, (*desk.epochs, epoch)[-limits.LINEAGE_ENTRIES :]
+        desk.durability = Durability.ONE_DISK
 
     def close(self, refusal: Refused) -> None:
         """This server is not active any more: every session is told, and everything is forgotten."""
