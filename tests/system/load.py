@@ -98,6 +98,11 @@ class Producer:
         self.client.close()
         return self.stop()
 
+    def leave(self) -> None:
+        """Without looking back."""
+        self._stopping.set()
+        self.client.close()
+
     def _send(self) -> None:
         due, seq = time.monotonic(), 0
         try:
@@ -174,6 +179,11 @@ class Reader:
         assert not self.errors, self.errors
         return [self._with_outcome(one) for one in self._received]
 
+    def leave(self) -> None:
+        """Without looking back."""
+        self._stopping.set()
+        self.client.close()
+
     def _with_outcome(self, one: Received) -> Received:
         at = self._recorded.get(one.offset)
         return one if at is None else one._replace(acked=Outcome.OK, ack_at=at)
@@ -227,6 +237,12 @@ class Load:
             Producer(url, f"p{number}", queue=queues[number % 2], rate=rate, size=size, **options) for number in range(4)
         ]
         self.readers = [Reader(url, f"r{number}", queue=queues[number % 2], **options) for number in range(4)]
+        self.pinned: list[Producer] = []
+
+    def pin(self, url: str, *, rate: float = 200, **options: Any) -> Producer:
+        """One more producer, that knows only this server. Whoever pins it abandons it."""
+        self.pinned.append(Producer(url, f"pinned-{len(self.pinned)}", queue="one", rate=rate, **options))
+        return self.pinned[-1]
 
     @property
     def sent(self) -> list[Sent]:
@@ -242,7 +258,12 @@ class Load:
 
     def settle(self) -> Verdict:
         """Stop sending, drain, judge everything."""
-        return settle(self.producers, self.readers)
+        return settle([*self.producers, *self.pinned], self.readers)
+
+    def abandon(self) -> None:
+        """After a failure: leave, whatever is open."""
+        for one in (*self.producers, *self.pinned, *self.readers):
+            one.leave()
 
 
 def settle(producers: Iterable[Producer], readers: Iterable[Reader]) -> Verdict:
