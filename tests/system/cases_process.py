@@ -43,6 +43,8 @@ def loaded(run: Run, **options: Any) -> Iterator[tuple[Pair, Load, list[float]]]
         active = both.active()
         both.kill_both()
         assert_equal_offline(both, active)
+        if run.failures:
+            both.keep_logs()
 
 
 def own_gaps(both: Pair) -> list[str]:

@@ -229,6 +229,17 @@ class Lab:
         """The ends of both logs, for a failure."""
         return "\n".join(f"--- {name}\n" + "\n".join(s.log_text().splitlines()[-40:]) for name, s in self.servers.items())
 
+    def keep_logs(self, what: str = "") -> None:
+        """After a failure: logs and histories into a directory of ``$ZMQHA_LAB_KEEP``, if that is set."""
+        keep = os.environ.get("ZMQHA_LAB_KEEP")
+        if keep:
+            what = what or os.environ.get("PYTEST_CURRENT_TEST", "lab").split("::")[-1].split(" ")[0]
+            target = Path(keep) / f"{what}-{self.directory.name}"
+            target.mkdir(parents=True, exist_ok=True)
+            for pattern in ("*.log", "*.history", "*.err"):
+                for file in self.directory.glob(pattern):
+                    (target / file.name).write_bytes(file.read_bytes())
+
     def note(self, what: str, value: object) -> None:
         """A measured figure, for people (pytest -s)."""
         print(f"LAB {what}: {value:.2f}" if isinstance(value, float) else f"LAB {what}: {value}", flush=True)
@@ -318,18 +329,7 @@ def lab(**options: Any) -> Iterator[Lab]:
         try:
             yield made.start()
         except BaseException:
-            _keep(made)
+            made.keep_logs()
             raise
         finally:
             made.close()
-
-
-def _keep(made: Lab) -> None:
-    """Where ZMQHA_LAB_KEEP names a directory, the logs and histories of a failed test stay there."""
-    keep = os.environ.get("ZMQHA_LAB_KEEP")
-    if keep:
-        target = Path(keep) / f"{os.environ.get('PYTEST_CURRENT_TEST', 'lab').split('::')[-1].split(' ')[0]}-{os.getpid()}"
-        target.mkdir(parents=True, exist_ok=True)
-        for pattern in ("*.log", "*.history", "*.err"):
-            for file in made.directory.glob(pattern):
-                (target / file.name).write_bytes(file.read_bytes())

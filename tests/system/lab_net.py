@@ -164,6 +164,25 @@ class Net:
         """a and b no longer hear each other on the LAN; both still reach gateway and clients."""
         self.filter("a", f"INPUT -i lan -s {LAN['b']} -j DROP", f"OUTPUT -o lan -d {LAN['b']} -j DROP")
 
+    def pull(self, link: str) -> None:
+        """The cable of this link: ``peer``, or the switch port of this member."""
+        if link == "peer":
+            self.cut_peer_carrier()
+        else:
+            self.cut_lan(link)
+
+    def plug(self, link: str) -> None:
+        """And back again."""
+        if link == "peer":
+            self.ip("b", "link", "set", "peer", "up")
+        else:
+            self.join_lan(link)
+
+    def reset_peer_link(self) -> None:
+        """TCP on the peer link is answered with resets."""
+        reject = "-p tcp -j REJECT --reject-with tcp-reset"
+        self.filter("a", f"INPUT -i peer {reject}", f"OUTPUT -o peer {reject}")
+
     def mute_gateway(self) -> None:
         """It no longer answers pings."""
         self.filter("gateway", "INPUT -p icmp --icmp-type echo-request -j DROP")
