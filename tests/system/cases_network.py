@@ -22,6 +22,7 @@ from zmqha.errors import ConfigError
 from zmqha.server import config
 
 RATES = {"client": 20, "a": 20, "b": 20}  # of the lab's own producers, beside the load of the matrix
+REJOINED_S = 3.5  # after a failed gateway probe nothing is claimed for REJOIN_MS + decide_ms: both may be coming back
 RESTLESS = {
     "flap_stable_ms": 200
 }  # each flap of the link doubles the pause before pairing: otherwise most of the time is waiting
