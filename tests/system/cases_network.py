@@ -49,9 +49,9 @@ class Split:
         self.moments.append(time.monotonic())
         return self.moments[-1]
 
-    def stood_still(self) -> bool:
-        """Has this machine stopped a server since the fault: then a change of roles is right."""
-        return len(self.lab.gaps_in_logs()) > self._own_gaps
+    def own_gaps(self) -> list[str]:
+        """How this machine stopped a server since the fault: then a change of roles is right."""
+        return self.lab.gaps_in_logs()[self._own_gaps :]
 
     def confirmed_since(self, moment: float) -> int:
         """By the load of the matrix."""
@@ -92,10 +92,9 @@ def split(run: Run, **options: Any) -> Iterator[Split]:
 def same_server(run: Run, it: Split, since: float, what: str, changes: int = 0) -> None:
     """The one that served serves on; at most so many changes, unless this machine itself stopped a server."""
     served = it.lab.served_since(since)
-    if len(served) - 1 > changes and it.stood_still():
-        run.note(f"{what}: roles changed after an own gap of this machine", served)
-    else:
-        run.expect(len(served) - 1 <= changes, f"{what}: at most {changes} changes of roles, seen {served}")
+    if len(served) - 1 > changes:
+        run.stalled(it.own_gaps())
+        run.late(f"{what}: at most {changes} changes of roles, seen {served}")
 
 
 @case("N1", "only the peer link cut, for 1, 5 and 60 s", quick=1, full=3, mark="lab")
@@ -122,8 +121,7 @@ def active_off_lan(run: Run) -> None:
             it.lab.net.cut_lan(name)
             it.lab.wait(lambda it=it, name=name: it.lab.state(other(name)) in SERVING, "the other serving", 5)
             served_s = it.lab.first(other(name), moment, *SERVING)
-            run.note("the other serves after, s", served_s)
-            run.expect(served_s is not None and (served_s < 2 or it.stood_still()), "handed over within 2 s")
+            run.soon(served_s, 2, "the other serves")
             it.wait_confirms(moment + 0.3)
             it.lab.wait_in_sync(10)
             it.lab.net.heal()
@@ -140,12 +138,11 @@ def active_isolated(run: Run) -> None:
             it.lab.wait(lambda m=moment, e=epoch: it.lab.first_confirm(m, above=e) is not None, "a takeover", 5)
             it.lab.wait(lambda m=moment, n=name: it.lab.first(other(n), m, "STANDALONE") is not None, "a look at it", 5)
             served_s = it.lab.first(other(name), moment, "STANDALONE")
-            run.note("the other serves after, s", served_s)
-            run.expect(served_s is not None and (served_s < 1 + done_s or it.stood_still()), "the other serves within 1 s")
+            run.soon(served_s, 1 + done_s, "the other serves")
             it.lab.stay(1.5)
             last_s = it.lab.last_confirm(name, moment)
             run.expect(last_s < done_s + 0.2, f"nothing is confirmed by the isolated one; the last {last_s:.2f} s after it")
-            run.expect(it.lab.state(name) == "WAITING", "the isolated one waits")
+            run.expect(it.lab.state(name) == "WAITING", f"the isolated one waits, seen {it.lab.states_since(name, moment)}")
             it.lab.net.heal()
 
 
@@ -190,7 +187,9 @@ def one_way(run: Run) -> None:
                         run.note(f"{who}: one serves after, s", it.wait_confirms(moment + 0.3) + 0.3)
                         it.lab.stay(1)
                         serving = [name for name in ("a", "b") if it.lab.state(name) in SERVING]
-                        run.expect(serving == [deaf] or it.stood_still(), f"{who}: it alone serves, seen {serving}")
+                        if serving != [deaf]:
+                            run.stalled(it.own_gaps())
+                            run.late(f"{who}: it alone serves, seen {serving}")
                     run.expect(it.confirmed_since(time.monotonic() - 1) > 0, f"confirms in spite of a cut on {paths}")
                     it.lab.net.heal()
 
@@ -406,11 +405,9 @@ def half_open(run: Run) -> None:
             it.lab.stay(1)
             it.lab.net.heal()
             it.lab.net.cut_lan_between()
+            started = time.monotonic()
             it.lab[name].start()
-            it.lab.wait(lambda name=name: it.lab.state(name) != "unreachable", "the restarted one answering")
-            answering = time.monotonic()
             it.lab.wait(lambda name=name: it.lab.row(name).get("contact_ms") is not None, "contact", 10)
-            contact_s = time.monotonic() - answering
-            run.note("contact after its first answer, s", contact_s)
-            run.expect(contact_s < 2, f"contact within 2 s, was {contact_s:.2f} s")
+            contact_s = time.monotonic() - started  # a second of it is the start of the process
+            run.soon(contact_s, 3, "contact after the start")
             it.lab.net.heal()

@@ -1,6 +1,6 @@
 """The fault matrix: every fault that the pair must survive, by its id, run by one command and judged in one table.
 
-    python -m tests.system.matrix [CASE ...] [--quick | --full] [--json FILE]
+    python -m tests.system.matrix [CASE ...] [--quick | --full] [--rounds N] [--seed N] [--json FILE] [--list]
 
 A case is a function in a module ``tests/system/cases_*.py``, declared with ``@case(id, sentence, ...)``. It is handed a ``Run``,
 makes its own pair, does its fault in ``run.rounds()``, hands the verdict on the history to ``run.judge`` and its gaps to
@@ -10,6 +10,7 @@ after the other and exits with 1 if any failed; ``test_matrix.py`` runs the quic
 
 import argparse
 import json
+import os
 import random
 import re
 import sys
@@ -29,6 +30,7 @@ from tests.system.history import Verdict
 DUPLICATES = ("stored-twice", "again-after-ack", "unflagged")
 LETTERS = "PNDTCKRSB"  # the order of the table
 REASON_CHARS = 300
+BUSY = 2  # so many processes for each core, on an average minute, are more than the cases' own
 
 
 class Limit(NamedTuple):
@@ -113,6 +115,7 @@ class Run:
     case: Case
     full: bool
     seed: int
+    asked: int = 0  # rounds, if not what is declared
     runs: int = 0
     confirmed: int = 0
     errors: dict[str, int] = field(default_factory=dict)  # by the names of ``history``
@@ -127,7 +130,7 @@ class Run:
     @property
     def count(self) -> int:
         """How many rounds are asked for."""
-        return self.case.full if self.full else self.case.quick
+        return self.asked or (self.case.full if self.full else self.case.quick)
 
     def pick(self, quick: Any, full: Any) -> Any:
         """One of two values, for the quick or the full run."""
@@ -161,6 +164,26 @@ class Run:
             self.say(f"FAILED: {what}")
             self.failures.append(what)
 
+    def soon(self, seconds: float | None, bound_s: float, what: str) -> None:
+        """Something took so long: a limit, unless the machine itself is to blame, which is told."""
+        self.note(f"{what}, s", seconds)
+        if seconds is None or seconds >= bound_s:
+            self.late(f"{what}: {seconds} s, limit {bound_s:g} s")
+
+    def busy(self) -> str:
+        """Why times measured now say nothing about the pair; "" if they do."""
+        if self.stalls:
+            return f"{len(self.stalls)} own gaps of this machine: {self.stalls[0]}"
+        waiting = os.getloadavg()[0]
+        return f"{waiting:.0f} processes wait for {os.cpu_count()} cores" if waiting > BUSY * (os.cpu_count() or 1) else ""
+
+    def late(self, what: str) -> None:
+        """Something took longer than it may, or happened because something did."""
+        if why := self.busy():
+            self.note("not judged", f"{what} ({why})")
+        else:
+            self.expect(False, what)
+
     def judge(self, verdict: Verdict) -> None:
         """Take the verdict on a history; one that is not valid fails the case."""
         self.say(verdict.explain().replace("\n", " | "))
@@ -171,7 +194,7 @@ class Run:
 
     def stalled(self, lines: list[str]) -> None:
         """Log lines of own gaps (``ha.gap``): a slow answer in such a run says nothing about the pair."""
-        self.stalls += lines
+        self.stalls += [line for line in lines if line not in self.stalls]
 
     def finish(self, seconds: float, skipped: str = "") -> Outcome:
         """The row of the table."""
@@ -179,10 +202,7 @@ class Run:
         limits = self.case.limit
         for value, bound, name in ((middle, limits.median_s, "median"), (worst, limits.p99_s, "p99")):
             if value is not None and bound is not None and value >= bound:
-                if self.stalls:  # a busy machine is not what is judged here, but it is told
-                    self.notes[f"gap {name} not judged"] = f"{len(self.stalls)} own gaps of this machine: {self.stalls[0]}"
-                else:
-                    self.failures.append(f"gap {name} {value:.3f} s, limit {bound:g} s")
+                self.late(f"gap {name} {value:.3f} s, limit {bound:g} s")
         verdict = Verb.SKIPPED if skipped else Verb.FAIL if self.failures else Verb.PASS
         return Outcome(
             self.case.id, self.case.sentence, verdict, skipped or "; ".join(self.failures)[:REASON_CHARS], self.runs, self.confirmed,
@@ -198,9 +218,9 @@ def quantile(values: list[float], share: float) -> float | None:
     return round(sorted(values)[min(len(values) - 1, int(len(values) * share))], 3)
 
 
-def execute(one: Case, *, full: bool, seed: int = 0) -> Outcome:
+def execute(one: Case, *, full: bool, seed: int = 0, rounds: int = 0) -> Outcome:
     """Run a case to its end, whatever happens in it."""
-    run = Run(one, full, seed or random.SystemRandom().randrange(1, 1 << 32))
+    run = Run(one, full, seed or random.SystemRandom().randrange(1, 1 << 32), rounds)
     run.say(f"{one.sentence} (seed {run.seed})")
     began, skipped = time.monotonic(), ""
     try:
@@ -251,6 +271,7 @@ def main(arguments: list[str] | None = None) -> int:
     how.add_argument("--quick", action="store_true", help="few rounds (the default)")
     how.add_argument("--full", action="store_true", help="as many rounds as it takes")
     parser.add_argument("--seed", type=int, default=0, help="of every chance in the cases; 0: drawn anew")
+    parser.add_argument("--rounds", type=int, default=0, help="so many rounds of each case, whatever is declared")
     parser.add_argument("--json", type=Path, help="also write the table, with all figures, to this file")
     parser.add_argument("--list", action="store_true", help="only say which cases there are")
     given = parser.parse_args(arguments)
@@ -263,7 +284,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     outcomes: list[Outcome] = []
     for one in cases:
-        outcomes.append(execute(one, full=given.full, seed=given.seed))
+        outcomes.append(execute(one, full=given.full, seed=given.seed, rounds=given.rounds))
         print(f"{one.id}: {outcomes[-1].verdict} after {outcomes[-1].seconds} s", file=sys.stderr, flush=True)
         if given.json:
             given.json.write_text(json.dumps([outcome._asdict() for outcome in outcomes], indent=1) + "\n")
