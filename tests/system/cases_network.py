@@ -17,6 +17,7 @@ from tests.system.history import gaps_after
 from tests.system.lab import Lab, lab, other
 from tests.system.load import Load
 from tests.system.matrix import Run, case
+from tests.system.nemesis import Nemesis
 from tests.system.wire import write_settings
 from zmqha.errors import ConfigError
 from zmqha.server import config
@@ -27,6 +28,7 @@ RESTLESS = {
     "flap_stable_ms": 200
 }  # each flap of the link doubles the pause before pairing: otherwise most of the time is waiting
 SETTLE_S = 90
+DISK_MIB = 256  # of each server, where disks are filled
 SERVING = ("ACTIVE", "STANDALONE")
 
 
@@ -45,6 +47,7 @@ class Split:
         """Now, with everything in sync and confirms flowing; own gaps from here on explain what happens."""
         self.lab.wait_in_sync(SETTLE_S)
         self.load.wait_confirmed()
+        self.lab.wait_in_sync(SETTLE_S)  # a busy machine may have undone it meanwhile
         self._own_gaps = len(self.lab.gaps_in_logs())
         self.moments.append(time.monotonic())
         return self.moments[-1]
@@ -411,3 +414,26 @@ def half_open(run: Run) -> None:
             contact_s = time.monotonic() - started  # a second of it is the start of the process
             run.soon(contact_s, 3, "contact after the start")
             it.lab.net.heal()
+
+
+@case("N15", "faults of all classes drawn at random, 3 to 10 s apart", quick=12, full=200, mark="lab", timeout_s=420)
+def nemesis(run: Run) -> None:
+    with split(run, timers={"flap_stable_ms": 50}, wire=True, disk_mib=DISK_MIB) as it:
+        it.late_confirms = it.refused = True
+        it.merged = False
+        storm = Nemesis(it.lab, run.chance)
+        for _ in run.rounds():
+            drawn = storm.draw()
+            hold_s = run.chance.choice((0.1, 0.3, 0.6, 1.0, 2.0, 4.0))
+            run.say(f"{' + '.join(drawn)} for {hold_s} s")
+            for name in drawn:
+                storm.faults[name]()
+                it.lab.stay(run.chance.choice((0, 0, 0.2, 0.7)))
+            it.lab.stay(hold_s)
+            died = storm.revive()
+            run.expect(not died, f"servers that ended by themselves after {drawn}: {died}")
+            it.lab.stay(run.chance.choice((1, 2, 3, 6)))
+            if run.chance.random() < 0.3:
+                it.lab.wait_in_sync(SETTLE_S)
+                it.load.wait_confirmed()
+        storm.revive()

@@ -10,6 +10,7 @@ import itertools
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -53,6 +54,7 @@ class Lab:
         cluster: dict[str, str] | None = None,
         rates: dict[str, int] | None = None,
         wire: bool = False,
+        disk_mib: int = 0,
     ) -> None:
         self.directory = directory
         self.net = Net(wire=wire)
@@ -72,7 +74,10 @@ class Lab:
         self.histories = {who: History(directory / f"{who}.history") for who in RATES}
         self.drained = History(directory / "drain.history")
         self._loads: dict[str, subprocess.Popen[bytes]] = {}
-        self._both_down = False
+        self._disks = [self.data(name) for name in ("a", "b")] if disk_mib else []
+        for place in self._disks:
+            place.mkdir(parents=True)
+            subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={disk_mib}m", "tmpfs", str(place)], check=True, timeout=10)
 
     def __getitem__(self, name: str) -> Server:
         return self.servers[name]
@@ -80,6 +85,17 @@ class Lab:
     def prefix(self, name: str) -> list[str]:
         """What stands before a server's program (asked by ``Server``)."""
         return self.net.prefix(name)
+
+    def data(self, name: str) -> Path:
+        """A server's data directory; a file system of its own if ``disk_mib`` was given."""
+        return self.config.parent / "data" / name
+
+    def ballast(self, name: str) -> Path:
+        """A file that fills a disk."""
+        return self.data(name) / "ballast"
+
+    def free_bytes(self, name: str) -> int:
+        return shutil.disk_usage(self.data(name)).free
 
     def url(self, *names: str) -> str:
         """For clients of these servers."""
@@ -118,6 +134,8 @@ class Lab:
                 server.signal(signal.SIGCONT)
                 server.kill()
         self.net.close()
+        for place in self._disks:
+            subprocess.run(["umount", "-l", str(place)], check=True, timeout=10)
 
     def settle(self, timeout_s: float = HEAL_S, *, frozen: bool = False, merged: bool = False, refused: bool = False) -> Verdict:
         """Heal, wait for both in sync, stop the load, compare the stores, drain, judge. Fails on any violation.
