@@ -238,6 +238,7 @@ class Load:
         ]
         self.readers = [Reader(url, f"r{number}", queue=queues[number % 2], **options) for number in range(4)]
         self.pinned: list[Producer] = []
+        self.also: list[Sent] = []  # what was sent to these queues by other means
 
     def pin(self, url: str, *, rate: float = 200, **options: Any) -> Producer:
         """One more producer, that knows only this server. Whoever pins it abandons it."""
@@ -258,7 +259,7 @@ class Load:
 
     def settle(self) -> Verdict:
         """Stop sending, drain, judge everything."""
-        return settle([*self.producers, *self.pinned], self.readers)
+        return settle([*self.producers, *self.pinned], self.readers, self.also)
 
     def abandon(self) -> None:
         """After a failure: leave, whatever is open."""
@@ -266,9 +267,9 @@ class Load:
             one.leave()
 
 
-def settle(producers: Iterable[Producer], readers: Iterable[Reader]) -> Verdict:
+def settle(producers: Iterable[Producer], readers: Iterable[Reader], also: Iterable[Sent] = ()) -> Verdict:
     """Stop the producers, let the readers drain the queues, judge what happened."""
-    sent = [one for producer in producers for one in producer.stop()]
+    sent = [*also, *(one for producer in producers for one in producer.stop())]
     readers = list(readers)
     for reader in readers:
         reader.drain()
