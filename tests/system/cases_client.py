@@ -171,7 +171,7 @@ def thousand_clients(run: Run) -> None:
                 both.wait_in_sync(60)
                 name = both.active()
                 survivor = both[other(name)].pid
-                before, moment = cpu_s(survivor), time.monotonic()
+                before, crowd_before, moment = cpu_s(survivor), sum(cpu_s(crowd.pid) for crowd in crowds), time.monotonic()
                 both[name].kill()
                 for crowd in crowds:
                     crowd.stdin.write("again\n")
@@ -180,7 +180,10 @@ def thousand_clients(run: Run) -> None:
                 run.confirmed += len(times)
                 run.note("half of them served after, s", times[len(times) // 2])
                 run.soon(round(times[-1], 3), SERVED_S, "all served")
-                run.note("processor time of the server, s", cpu_s(survivor) - before)
+                used_s = cpu_s(survivor) - before
+                run.note("processor time of the server, s", used_s)
+                run.expect(used_s < 1, f"the server takes less than a core-second, took {used_s:.2f} s")
+                run.note("processor time of the clients, s", sum(cpu_s(crowd.pid) for crowd in crowds) - crowd_before)
                 both[name].start()
             both.wait_in_sync(60)
             run.stalled([line for server in both.servers.values() for line in server.events("ha.gap")])

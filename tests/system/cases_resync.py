@@ -84,15 +84,17 @@ def disturb(run: Run, it: Split, what: str, share: float) -> None:
     it.lab.wait_in_sync(COPY_S)
     it.load.wait_confirmed()
     _, name = replace_disk(it)
+    it.lab.wait(lambda: it.lab.state(name) == "PASSIVE_SYNC", "the copy", 20)
     it.lab.wait(lambda: float(it.lab.row(name).get("copied", 0)) >= share, f"{share} of the copy", COPY_S)
-    seen = (it.lab.row(name).get("state"), it.lab.row(name).get("copied"))
+    seen = it.lab.row(name)
     server = {"source": it.lab[other(name)], "target": it.lab[name]}.get(what)
     if server is not None:
         server.kill()
     else:
         it.lab.net.cut_peer_carrier()
         it.lab.net.cut_lan_between()
-    run.note(f"{what} fails at", seen)
+    run.note(f"{what} fails at", f"{seen.get('state')} {seen.get('copied')}")
+    run.expect(seen.get("state") == "PASSIVE_SYNC", f"the {what} fails during the copy")
     it.lab.stay(1)
     if server is not None:
         server.start()
