@@ -50,6 +50,19 @@ def test_a_case_fails_by_what_its_history_proves() -> None:
     assert "lost: 2, first x" in outcome.reason and "P99 fail: lost: 2" in table([outcome])
 
 
+def test_kinds_of_errors_that_a_case_only_counts_do_not_fail_it() -> None:
+    def merges(run: Run) -> None:
+        verdict = Verdict()
+        verdict.errors["order"] += ["x"]
+        run.judge(verdict, ("order",))
+        verdict.errors["lost"] += ["y"]
+        run.judge(verdict, ("order",))
+
+    outcome = execute(made(merges), full=False)
+    assert (outcome.verdict, outcome.lost, outcome.reason) == (Verb.FAIL, 1, "lost: 1, first y")
+    assert outcome.notes["order"] == [1, 1]
+
+
 def test_a_case_fails_by_a_gap_unless_the_machine_itself_stood_still(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "getloadavg", lambda: (0.5, 0.5, 0.5))
 
