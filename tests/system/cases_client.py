@@ -70,7 +70,7 @@ def cut_before_confirm(run: Run) -> None:
                 answer = client.take(Confirm)
                 confirm = answer.command
                 assert isinstance(confirm, Confirm) and (confirm.producer, confirm.up_to) == (hand.producer, BATCH), confirm
-            told = (time.monotonic(), answer.epoch.counter, confirm.durability)
+                told = (time.monotonic(), answer.epoch.counter, confirm.durability)
             load.also += hand.sent(dict.fromkeys(range(BATCH), told))
             client.cut()
             both[name].start()

@@ -28,7 +28,8 @@ BLOCK_S = 2.0  # of ``serve.py`` on SIGUSR2
 def loaded(run: Run, **options: Any) -> Iterator[tuple[Pair, Load, list[float]]]:
     """A pair in sync under load, and a list for the moments of faults; at the end everything is judged."""
     with pair(**options) as both:
-        load, moments = Load(both.url, failover_timeout=-1), []
+        load = Load(both.url, failover_timeout=-1)
+        moments: list[float] = []
         try:
             load.wait_confirmed()
             yield both, load, moments
