@@ -114,7 +114,7 @@ def cut_before_acked(run: Run) -> None:
 @case("K3", "clients pinned to a zombie: frozen, replaced, thawed", quick=3, full=30, timeout_s=240)
 def pinned_to_zombie(run: Run) -> None:
     """What it still confirms the other holds; everything else is refused or stays open."""
-    with loaded(run, timers={"flap_stable_ms": 200}) as (both, load, _):
+    with loaded(run) as (both, load, _):
         for number in run.rounds():
             random_phase(run, both, load)
             name, hand = both.active(), ByHand(f"zombie-{number}")

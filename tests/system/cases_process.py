@@ -21,13 +21,14 @@ from tests.system.stores import assert_equal_offline, standing
 from tests.system.test_crash_points import MAYBE, POINTS, run_points
 
 SERVING = ("ACTIVE", "STANDALONE")
+RESTLESS = {"flap_stable_ms": 200}  # a thawed process and a busy machine are flaps; the pause before pairing doubles with each
 BLOCK_S = 2.0  # of ``serve.py`` on SIGUSR2
 
 
 @contextmanager
 def loaded(run: Run, **options: Any) -> Iterator[tuple[Pair, Load, list[float]]]:
     """A pair in sync under load, and a list for the moments of faults; at the end everything is judged."""
-    with pair(**options) as both:
+    with pair(**{"timers": RESTLESS, **options}) as both:
         load = Load(both.url, failover_timeout=-1)
         moments: list[float] = []
         try:
@@ -169,13 +170,12 @@ def stale_first(run: Run) -> None:
 
 
 FREEZES_S = (0.1, 0.5, 1, 5)
-RESTLESS = {"flap_stable_ms": 200}  # a thawed process counts as a flap, and the pause before pairing doubles with each
 
 
 @case("P5", "SIGSTOP and SIGCONT of the active", quick=1, full=5, timeout_s=240)
 def freeze_active(run: Run) -> None:
     """At most 0.2 s: nothing happens. What a client that knows only the frozen server hears late, the other holds too (I4)."""
-    with loaded(run, timers=RESTLESS) as (both, load, moments):
+    with loaded(run) as (both, load, moments):
         for number in run.rounds():
             for seconds in (*FREEZES_S, *run.pick((), (60,) if number == 0 else ())):
                 random_phase(run, both, load)
@@ -199,7 +199,7 @@ def freeze_active(run: Run) -> None:
 @case("P6", "SIGSTOP and SIGCONT of the passive", quick=1, full=5, timeout_s=240)
 def freeze_passive(run: Run) -> None:
     """It never promotes itself after waking."""
-    with loaded(run, timers=RESTLESS) as (both, load, moments):
+    with loaded(run) as (both, load, moments):
         for number in run.rounds():
             for seconds in (*FREEZES_S, *run.pick((), (60,) if number == 0 else ())):
                 random_phase(run, both, load)
@@ -218,7 +218,7 @@ def freeze_passive(run: Run) -> None:
 
 @case("P7", "SIGSTOP of both, woken in either order", quick=2, full=10, timeout_s=240)
 def freeze_both(run: Run) -> None:
-    with loaded(run, timers=RESTLESS) as (both, load, _):
+    with loaded(run) as (both, load, _):
         for number in run.rounds():
             random_phase(run, both, load)
             names = (both.active(), both.passive())[:: 1 if number % 2 else -1]
@@ -257,7 +257,7 @@ def crash_points(run: Run) -> None:
 @case("P10", "the active's loop stands still for 2 s", quick=2, full=10)
 def block_loop(run: Run) -> None:
     """The other takes over; the blocked one gives its role up as soon as its loop turns again."""
-    with loaded(run, timers=RESTLESS) as (both, load, moments):
+    with loaded(run) as (both, load, moments):
         for _ in run.rounds():
             random_phase(run, both, load)
             name, epoch = both.active(), both.row(both.active())["epoch"]

@@ -141,7 +141,8 @@ class Lab:
         """Heal, wait for both in sync, stop the load, compare the stores, drain, judge. Fails on any violation.
 
         ``frozen``: a server was stopped and went on, so confirms of its last moment may have surfaced late (I4). ``merged``: both
-        served on purpose and two branches became one, whose order is lost. ``refused``: a disk was full, so sends may have failed.
+        served on purpose and two branches became one: its order is lost, and what was in doubt at the split may be there twice, with
+        the flag. ``refused``: a disk was full, so sends may have failed.
         """
         healed = time.monotonic()
         self.net.heal()
@@ -158,7 +159,12 @@ class Lab:
         verdict = judge({who: history.read() for who, history in self.histories.items()}, self.drained.read())
         self.note("confirmed messages", verdict.confirmed)
         self.note("unknown outcomes that were stored", verdict.recovered)
-        judged = verdict._replace(disordered=[]) if merged else verdict
+        if merged:
+            self.note("stored twice", len(verdict.twice))
+            twice = [one for one in verdict.twice if (one.split()[0], int(one.split()[1])) not in self.drained.flagged]
+            judged = verdict._replace(disordered=[], twice=twice)
+        else:
+            judged = verdict
         assert judged.clean, (verdict, self.logs())
         failed = [history.failed for history in self.histories.values() if history.failed]
         assert refused or not failed, failed
