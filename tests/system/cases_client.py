@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from tests.system.cases_process import SERVING, loaded, other, random_phase
 from tests.system.history import Outcome, Sent
+from tests.system.loaded import SERVING, loaded, other, random_phase
 from tests.system.matrix import Run, case
 from tests.system.pair import ROOT, Pair, pair
 from tests.system.raw_client import RawClient

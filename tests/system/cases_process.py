@@ -1,75 +1,12 @@
-"""P: processes killed, frozen, switched, blocked, starved, under the load of the matrix, on loopback."""
+"""P1 to P10: processes killed, frozen, switched over, blocked, under the load of the matrix, on loopback."""
 
-import resource
-import shutil
 import signal
-import subprocess
-import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
 
-import pytest
-
-from tests.system.history import Outcome, gaps_after
-from tests.system.load import Load
+from tests.system.loaded import BLOCK_S, SERVING, loaded, other, own_gaps, random_phase, restart, waits
 from tests.system.matrix import Run, case
-from tests.system.pair import Pair, pair
-from tests.system.stores import assert_equal_offline, standing
+from tests.system.stores import standing
 from tests.system.test_crash_points import MAYBE, POINTS, run_points
-
-SERVING = ("ACTIVE", "STANDALONE")
-RESTLESS = {"flap_stable_ms": 200}  # a thawed process and a busy machine are flaps; the pause before pairing doubles with each
-BLOCK_S = 2.0  # of ``serve.py`` on SIGUSR2
-
-
-@contextmanager
-def loaded(run: Run, **options: Any) -> Iterator[tuple[Pair, Load, list[float]]]:
-    """A pair in sync under load, and a list for the moments of faults; at the end everything is judged."""
-    with pair(**{"timers": RESTLESS, **options}) as both:
-        load = Load(both.url, failover_timeout=-1)
-        moments: list[float] = []
-        try:
-            load.wait_confirmed()
-            yield both, load, moments
-            both.wait_in_sync(90)
-            run.judge(load.settle())
-        except BaseException:
-            load.abandon()
-            raise
-        run.gaps += gaps_after(load.sent, moments, within_s=5)
-        run.stalled(own_gaps(both))
-        both.assert_equal_stores()
-        active = both.active()
-        both.kill_both()
-        assert_equal_offline(both, active)
-        if run.failures:
-            both.keep_logs()
-
-
-def own_gaps(both: Pair) -> list[str]:
-    """What the servers logged about having been stopped for too long."""
-    return [line for server in both.servers.values() for line in server.events("ha.gap")]
-
-
-def other(name: str) -> str:
-    return "b" if name == "a" else "a"
-
-
-def random_phase(run: Run, both: Pair, load: Load) -> None:
-    """In sync, confirms flow, and the heartbeats are anywhere."""
-    both.wait_in_sync(60)
-    load.wait_confirmed()
-    time.sleep(run.chance.random() * 0.3)
-
-
-def restart(run: Run, both: Pair, name: str) -> None:
-    """Once the other serves, after 0 to 5 s."""
-    both.wait(lambda: both.state(other(name)) in SERVING, f"{other(name)} serving")
-    time.sleep(run.chance.random() * run.pick(2, 5))
-    both[name].start()
 
 
 @case("P1", "kill -9 of the active", quick=5, full=100, median_s=0.3, p99_s=1.0)
@@ -135,19 +72,6 @@ def kill_both(run: Run) -> None:
             both[first].start()
             waits(run, both, load, first, 1.5)
             both[other(first)].start()
-
-
-def waits(run: Run, both: Pair, load: Load, name: str, seconds: float) -> None:
-    """A lone server that must not serve: WAITING all the time, and nothing is confirmed."""
-    both.wait(lambda: both.state(name) == "WAITING", f"{name} WAITING", 5)
-    settled = len(load.sent)
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        state = both.state(name)
-        assert state == "WAITING", f"{name}, which must wait for its peer, is {state}"
-        time.sleep(0.1)
-    confirmed = sum(1 for one in load.sent[settled:] if one.outcome is Outcome.OK)
-    run.expect(confirmed == 0, f"{confirmed} messages confirmed while {name} had to wait")
 
 
 @case("P4", "the stale server comes back first, gateway up", quick=1, full=5, timeout_s=120)
@@ -273,60 +197,3 @@ def block_loop(run: Run) -> None:
             both.wait_in_sync(60)
             run.expect(both.row(both.active())["epoch"] > epoch, "a new epoch")
             pinned.abandon()
-
-
-@case("P11", "no memory: address space limited, the N-th allocation fails", quick=4, full=40, timeout_s=300)
-def out_of_memory(run: Run) -> None:
-    """Either it goes on as if nothing had been, or it is gone; never anything between."""
-    with tempfile.TemporaryDirectory(prefix="zmqha-shim-") as place, loaded(run) as (both, load, _):
-        shim = build_shim(Path(place))
-        for number in run.rounds():
-            random_phase(run, both, load)
-            name = (both.active, both.passive)[number // 2 % 2]()
-            pid = both[name].pid
-            large = load.pin(both.url, rate=20, size=300_000, failover_timeout=-1)
-            if number % 2:
-                limit_address_space(both, name, run.chance.choice((0, 1, 4)) * MIB)
-            else:
-                at = run.chance.randrange(1, 60_000)
-                both[name].kill()
-                both.wait(lambda name=name: both.state(other(name)) in SERVING, "the other serving")
-                both[name].start(LD_PRELOAD=str(shim), FAIL_ALLOCATION=f"{at} {run.chance.choice((1, 1000, 1 << 40))}")
-                pid = both[name].pid
-            end = time.monotonic() + WEDGED_S
-            seen_well = 0.0
-            while time.monotonic() < end and both[name].running and seen_well < 3:
-                seen_well = seen_well + 0.2 if both.state(name) in HEALTHY else 0.0
-                time.sleep(0.2)
-            large.stop()
-            went_on = both[name].running
-            run.note("it", f"went on as {both.state(name)}" if went_on else f"ended with {both[name].wait()}")
-            run.expect(not went_on or seen_well >= 3, f"{name} hangs: {both.state(name)} for {WEDGED_S} s")
-            load.wait_confirmed(20, 30)
-            if went_on:
-                assert both[name].pid == pid
-                both[name].kill()
-                both.wait(lambda name=name: both.state(other(name)) in SERVING, "the other serving")
-            both[name].start()
-
-
-MIB = 1 << 20
-WEDGED_S = 30  # a store thread that stands still is noticed after 20 s
-HEALTHY = ("ACTIVE", "STANDALONE", "PASSIVE")
-
-
-def limit_address_space(both: Pair, name: str, more_bytes: int) -> None:
-    """From now on no more than what it has and this."""
-    pages = int(Path(f"/proc/{both[name].pid}/statm").read_text().split()[0])
-    bound = pages * resource.getpagesize() + more_bytes
-    resource.prlimit(both[name].pid, resource.RLIMIT_AS, (bound, bound))
-
-
-def build_shim(place: Path) -> Path:
-    """A library that makes allocations fail; skips where there is no compiler."""
-    if shutil.which("cc") is None:
-        pytest.skip("no C compiler for the shim")
-    shim = place / "fail_allocation.so"
-    source = Path(__file__).with_name("fail_allocation.c")
-    subprocess.run(["cc", "-shared", "-fPIC", "-O2", "-o", str(shim), str(source), "-ldl"], check=True, timeout=60)
-    return shim

@@ -5,10 +5,10 @@ import shutil
 import time
 
 import zmqha
-from tests.system.cases_network import RESTLESS, Split, split
 from tests.system.history import Outcome
 from tests.system.lab import other
 from tests.system.matrix import Run, case, quantile
+from tests.system.split import RESTLESS, Split, split
 
 MIB = 1 << 20
 BODY_BYTES = 64 * 1024
