@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.system.history import Outcome, Sent
-from tests.system.loaded import SERVING, loaded, other, random_phase
+from tests.system.loaded import SERVING, loaded, other, pin_to_active, random_phase
 from tests.system.matrix import Run, case
 from tests.system.pair import ROOT, Pair, pair
 from tests.system.raw_client import RawClient
@@ -116,12 +116,9 @@ def pinned_to_zombie(run: Run) -> None:
     """What it still confirms the other holds; everything else is refused or stays open."""
     with loaded(run) as (both, load, _):
         for number in run.rounds():
-            random_phase(run, both, load)
-            name, hand = both.active(), ByHand(f"zombie-{number}")
-            pinned = load.pin(both.url_of(name), failover_timeout=-1)
-            client = RawClient(both.ports[name])
+            name, pinned = pin_to_active(run, both, load)
+            client, hand = RawClient(both.ports[name]), ByHand(f"zombie-{number}")
             assert client.opened
-            pinned.wait_confirmed(20)
             client.send("one", hand.producer, 1, hand.bodies())
             both[name].freeze()
             for _ in range(3):

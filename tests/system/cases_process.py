@@ -3,7 +3,7 @@
 import signal
 import time
 
-from tests.system.loaded import BLOCK_S, SERVING, loaded, other, own_gaps, random_phase, restart, waits
+from tests.system.loaded import BLOCK_S, SERVING, loaded, other, own_gaps, pin_to_active, random_phase, restart, waits
 from tests.system.matrix import Run, case
 from tests.system.stores import standing
 from tests.system.test_crash_points import MAYBE, POINTS, run_points
@@ -102,10 +102,8 @@ def freeze_active(run: Run) -> None:
     with loaded(run) as (both, load, moments):
         for number in run.rounds():
             for seconds in (*FREEZES_S, *run.pick((), (60,) if number == 0 else ())):
-                random_phase(run, both, load)
-                name, epoch = both.active(), both.row(both.active())["epoch"]
-                pinned = load.pin(both.url_of(name), failover_timeout=-1)
-                pinned.wait_confirmed(20)
+                name, pinned = pin_to_active(run, both, load)
+                epoch = both.row(name)["epoch"]
                 moments.append(time.monotonic())
                 both[name].freeze()
                 time.sleep(seconds)
@@ -183,10 +181,8 @@ def block_loop(run: Run) -> None:
     """The other takes over; the blocked one gives its role up as soon as its loop turns again."""
     with loaded(run) as (both, load, moments):
         for _ in run.rounds():
-            random_phase(run, both, load)
-            name, epoch = both.active(), both.row(both.active())["epoch"]
-            pinned = load.pin(both.url_of(name), failover_timeout=-1)
-            pinned.wait_confirmed(20)
+            name, pinned = pin_to_active(run, both, load)
+            epoch = both.row(name)["epoch"]
             moments.append(time.monotonic())
             both[name].signal(signal.SIGUSR2)
             both.wait(lambda name=name: both.state(other(name)) in SERVING, "the other serving")

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from tests.system.history import Outcome, gaps_after
-from tests.system.load import Load
+from tests.system.load import Load, Producer
 from tests.system.matrix import Run
 from tests.system.pair import Pair, pair
 from tests.system.stores import assert_equal_offline
@@ -54,6 +54,20 @@ def random_phase(run: Run, both: Pair, load: Load) -> None:
     both.wait_in_sync(60)
     load.wait_confirmed()
     time.sleep(run.chance.random() * 0.3)
+    both.wait_in_sync(60)  # a busy machine may have undone it meanwhile
+
+
+def pin_to_active(run: Run, both: Pair, load: Load) -> tuple[str, Producer]:
+    """A producer that knows only the server that serves, at the moment of a fault; the server's name."""
+    while True:
+        random_phase(run, both, load)
+        name = both.active()
+        pinned = load.pin(both.url_of(name), failover_timeout=-1)
+        pinned.wait_confirmed(20)
+        both.wait_in_sync(60)
+        if both.active() == name:
+            return name, pinned
+        pinned.abandon()
 
 
 def restart(run: Run, both: Pair, name: str) -> None:
