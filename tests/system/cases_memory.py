@@ -27,7 +27,7 @@ def out_of_memory(run: Run) -> None:
             if number % 2:
                 limit_address_space(both, name, run.chance.choice((0, 1, 4)) * MIB)
             else:
-                at = run.chance.randrange(1, 60_000)
+                at = int(10 ** run.chance.uniform(4, 5.2))  # the start takes some thirty thousand; then it serves
                 both[name].kill()
                 both.wait(lambda name=name: both.state(other(name)) in SERVING, "the other serving")
                 both[name].start(LD_PRELOAD=str(shim), FAIL_ALLOCATION=f"{at} {run.chance.choice((1, 1000, 1 << 40))}")
