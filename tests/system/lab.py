@@ -6,8 +6,11 @@ another producer knows only that one, which would confirm to it whatever a split
 """
 
 import contextlib
+import itertools
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -43,7 +46,16 @@ FULL = pytest.mark.skipif(not os.environ.get("ZMQHA_FULL"), reason="one of the l
 class Lab:
     """One network, one pair, its load. Made by ``lab``."""
 
-    def __init__(self, directory: Path, *, timers: dict[str, int] | None = None, wire: bool = False) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        timers: dict[str, int] | None = None,
+        cluster: dict[str, str] | None = None,
+        rates: dict[str, int] | None = None,
+        wire: bool = False,
+        disk_mib: int = 0,
+    ) -> None:
         self.directory = directory
         self.net = Net(wire=wire)
         self.wire_settings = directory / "wire.json"
@@ -52,6 +64,9 @@ class Lab:
         plan = provision.Plan(directory / "pair", *machines, cluster="lab", gateway_addresses=(LAN["gateway"],))
         self.config = provision.write(plan)
         limits = {"disk_reserve_bytes": 1 << 20, "journal_segment_bytes": 8 << 20}
+        self._rates = rates or RATES
+        for key, value in (cluster or {}).items():
+            self.config.write_text(re.sub(f"(?m)^{key} = .*$", f'{key} = "{value}"', self.config.read_text()))
         with self.config.open("a") as config:
             for section, values in (("timers", timers or {}), ("limits", limits)):
                 config.write("\n".join(["", f"[{section}]", *(f"{key} = {value}" for key, value in values.items()), ""]))
@@ -59,7 +74,10 @@ class Lab:
         self.histories = {who: History(directory / f"{who}.history") for who in RATES}
         self.drained = History(directory / "drain.history")
         self._loads: dict[str, subprocess.Popen[bytes]] = {}
-        self._both_down = False
+        self._disks = [self.data(name) for name in ("a", "b")] if disk_mib else []
+        for place in self._disks:
+            place.mkdir(parents=True)
+            subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={disk_mib}m", "tmpfs", str(place)], check=True, timeout=10)
 
     def __getitem__(self, name: str) -> Server:
         return self.servers[name]
@@ -67,6 +85,17 @@ class Lab:
     def prefix(self, name: str) -> list[str]:
         """What stands before a server's program (asked by ``Server``)."""
         return self.net.prefix(name)
+
+    def data(self, name: str) -> Path:
+        """A server's data directory; a file system of its own if ``disk_mib`` was given."""
+        return self.config.parent / "data" / name
+
+    def ballast(self, name: str) -> Path:
+        """A file that fills a disk."""
+        return self.data(name) / "ballast"
+
+    def free_bytes(self, name: str) -> int:
+        return shutil.disk_usage(self.data(name)).free
 
     def url(self, *names: str) -> str:
         """For clients of these servers."""
@@ -105,11 +134,15 @@ class Lab:
                 server.signal(signal.SIGCONT)
                 server.kill()
         self.net.close()
+        for place in self._disks:
+            subprocess.run(["umount", "-l", str(place)], check=True, timeout=10)
 
-    def settle(self, timeout_s: float = HEAL_S, *, frozen: bool = False) -> Verdict:
+    def settle(self, timeout_s: float = HEAL_S, *, frozen: bool = False, merged: bool = False, refused: bool = False) -> Verdict:
         """Heal, wait for both in sync, stop the load, compare the stores, drain, judge. Fails on any violation.
 
-        ``frozen``: a server was stopped and went on, so confirms of its last moment may have surfaced late (I4).
+        ``frozen``: a server was stopped and went on, so confirms of its last moment may have surfaced late (I4). ``merged``: both
+        served on purpose and two branches became one: its order is lost, and what was in doubt at the split may be there twice, with
+        the flag. ``refused``: a disk was full, so sends may have failed.
         """
         healed = time.monotonic()
         self.net.heal()
@@ -126,9 +159,17 @@ class Lab:
         verdict = judge({who: history.read() for who, history in self.histories.items()}, self.drained.read())
         self.note("confirmed messages", verdict.confirmed)
         self.note("unknown outcomes that were stored", verdict.recovered)
-        assert verdict.clean, (verdict, self.logs())
-        assert not any(history.failed for history in self.histories.values()), [h.failed for h in self.histories.values()]
-        self.assert_never_two(late_confirms=frozen)
+        if merged:
+            self.note("stored twice", len(verdict.twice))
+            twice = [one for one in verdict.twice if (one.split()[0], int(one.split()[1])) not in self.drained.flagged]
+            judged = verdict._replace(disordered=[], twice=twice)
+        else:
+            judged = verdict
+        assert judged.clean, (verdict, self.logs())
+        failed = [history.failed for history in self.histories.values() if history.failed]
+        assert refused or not failed, failed
+        if not merged:
+            self.assert_never_two(late_confirms=frozen)
         return verdict
 
     def admin(self, name: str, verb: str, **arguments: object) -> None:
@@ -159,6 +200,12 @@ class Lab:
         serving = [name for name in ("a", "b") if (sample := self.sample(name)) and sample.serves]
         assert len(serving) == 1, (serving, self.logs())
         return serving[0]
+
+    def served_since(self, since: float) -> list[str]:
+        """Who was seen serving since a moment, in order, without repetitions."""
+        samples = ((sample, name) for name in ("a", "b") for sample in self.histories[name].read().samples)
+        serving = sorted((sample.answered, name) for sample, name in samples if sample.serves and sample.asked >= since)
+        return [name for name, _ in itertools.groupby(name for _, name in serving)]
 
     def states_since(self, name: str, since: float) -> list[str]:
         """The states that were seen since a moment, without repetitions."""
@@ -205,6 +252,17 @@ class Lab:
     def logs(self) -> str:
         """The ends of both logs, for a failure."""
         return "\n".join(f"--- {name}\n" + "\n".join(s.log_text().splitlines()[-40:]) for name, s in self.servers.items())
+
+    def keep_logs(self, what: str = "") -> None:
+        """After a failure: logs and histories into a directory of ``$ZMQHA_LAB_KEEP``, if that is set."""
+        keep = os.environ.get("ZMQHA_LAB_KEEP")
+        if keep:
+            what = what or os.environ.get("PYTEST_CURRENT_TEST", "lab").split("::")[-1].split(" ")[0]
+            target = Path(keep) / f"{what}-{self.directory.name}"
+            target.mkdir(parents=True, exist_ok=True)
+            for pattern in ("*.log", "*.history", "*.err"):
+                for file in self.directory.glob(pattern):
+                    (target / file.name).write_bytes(file.read_bytes())
 
     def note(self, what: str, value: object) -> None:
         """A measured figure, for people (pytest -s)."""
@@ -259,7 +317,8 @@ class Lab:
 
     def _load(self, who: str, url: str, mode: str = "") -> None:
         script = str(ROOT / "tests" / "system" / "lab_load.py")
-        command = [*self.net.prefix(who), sys.executable, script, url, str(self.histories[who].file), who, str(RATES[who])]
+        command = [*self.net.prefix(who), sys.executable, script, url, str(self.histories[who].file), who]
+        command.append(str(self._rates[who]))
         with (self.directory / f"{who}.err").open("ab") as errors:
             self._loads[who] = subprocess.Popen(
                 [*command, *([mode] if mode else [])], stdin=subprocess.DEVNULL, stderr=errors, env=_environment()
@@ -294,18 +353,7 @@ def lab(**options: Any) -> Iterator[Lab]:
         try:
             yield made.start()
         except BaseException:
-            _keep(made)
+            made.keep_logs()
             raise
         finally:
             made.close()
-
-
-def _keep(made: Lab) -> None:
-    """Where ZMQHA_LAB_KEEP names a directory, the logs and histories of a failed test stay there."""
-    keep = os.environ.get("ZMQHA_LAB_KEEP")
-    if keep:
-        target = Path(keep) / f"{os.environ.get('PYTEST_CURRENT_TEST', 'lab').split('::')[-1].split(' ')[0]}-{os.getpid()}"
-        target.mkdir(parents=True, exist_ok=True)
-        for pattern in ("*.log", "*.history", "*.err"):
-            for file in made.directory.glob(pattern):
-                (target / file.name).write_bytes(file.read_bytes())

@@ -61,6 +61,7 @@ class History:
     confirms: list[Confirm] = field(default_factory=list)
     samples: list[Sample] = field(default_factory=list)
     received: list[tuple[str, int]] = field(default_factory=list)
+    flagged: set[tuple[str, int]] = field(default_factory=set)  # of these: received with the redelivered flag
     unknown: int | None = None  # sends without outcome at the end; None: not at its end yet
     _at: int = 0
     _rest: str = ""
@@ -93,6 +94,8 @@ class History:
                 self.samples.append(Sample(float(fields[0]), float(fields[1]), json.loads(fields[2])))
             case "R":
                 self.received.append((fields[0], int(fields[1])))
+                if fields[2] == "1":
+                    self.flagged.add(self.received[-1])
             case "Q":
                 self.unknown = int(fields[1]) if fields else 0
 

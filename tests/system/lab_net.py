@@ -6,18 +6,21 @@ are the ones of a real network (carrier, packet filter, queueing discipline); ``
 """
 
 import contextlib
+import ctypes
 import itertools
 import os
 import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 PREFIX = "zmqlab"
 LAN = {"a": "10.77.0.1", "b": "10.77.0.2", "client": "10.77.0.10", "gateway": "10.77.0.254"}
 PEER = {"a": "10.78.0.1", "b": "10.78.0.2"}
 OTHER = {"a": "b", "b": "a"}
+CLONE_NEWNET = 0x40000000  # <sched.h>
 _numbers = itertools.count(1)
 
 
@@ -94,6 +97,16 @@ class Net:
         """What stands before a program that is to run there; its pid is the program's."""
         return ["ip", "netns", "exec", self.namespace(who)]
 
+    @contextlib.contextmanager
+    def inside(self, who: str) -> Iterator[None]:
+        """This thread, and every thread that it starts meanwhile, makes its sockets there."""
+        with open("/proc/thread-self/ns/net") as here, open(f"/run/netns/{self.namespace(who)}") as there:
+            _enter(there.fileno())
+            try:
+                yield
+            finally:
+                _enter(here.fileno())
+
     def run(self, who: str, *command: str, text: str | None = None) -> str:
         """The output of a short command run there."""
         return _run(*self.prefix(who), *command, text=text)
@@ -133,10 +146,10 @@ class Net:
         self.cut_lan(who)
         self.ip(OTHER[who], "link", "set", "peer", "down")
 
-    def deafen(self, who: str) -> None:
-        """One way, both paths: nothing of the other server's arrives at ``who``, who can still talk to it."""
-        other = OTHER[who]
-        self.filter(other, "OUTPUT -o peer -j DROP", f"OUTPUT -o lan -d {LAN[who]} -j DROP")
+    def deafen(self, who: str, *paths: str) -> None:
+        """One way, on these paths, else both: nothing of the other server's arrives at ``who``, who can still talk to it."""
+        rules = {"peer": "OUTPUT -o peer -j DROP", "lan": f"OUTPUT -o lan -d {LAN[who]} -j DROP"}
+        self.filter(OTHER[who], *(rules[path] for path in paths or rules))
 
     def reset_both_paths(self, who: str) -> None:
         """TCP between the two is answered with resets, in both directions, as by a firewall."""
@@ -150,6 +163,25 @@ class Net:
     def cut_lan_between(self) -> None:
         """a and b no longer hear each other on the LAN; both still reach gateway and clients."""
         self.filter("a", f"INPUT -i lan -s {LAN['b']} -j DROP", f"OUTPUT -o lan -d {LAN['b']} -j DROP")
+
+    def pull(self, link: str) -> None:
+        """The cable of this link: ``peer``, or the switch port of this member."""
+        if link == "peer":
+            self.cut_peer_carrier()
+        else:
+            self.cut_lan(link)
+
+    def plug(self, link: str) -> None:
+        """And back again."""
+        if link == "peer":
+            self.ip("b", "link", "set", "peer", "up")
+        else:
+            self.join_lan(link)
+
+    def reset_peer_link(self) -> None:
+        """TCP on the peer link is answered with resets."""
+        reject = "-p tcp -j REJECT --reject-with tcp-reset"
+        self.filter("a", f"INPUT -i peer {reject}", f"OUTPUT -o peer {reject}")
 
     def mute_gateway(self) -> None:
         """It no longer answers pings."""
@@ -181,6 +213,7 @@ class Net:
         self._reordered.clear()
         for who in PEER:
             self.ip(who, "link", "set", "peer", "up")
+        for who in LAN:
             self.join_lan(who)
 
     def received_bytes(self, who: str, interface: str) -> int:
@@ -206,6 +239,13 @@ def _remove(name: str) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.kill(int(pid), signal.SIGKILL)
     subprocess.run(["ip", "netns", "del", name], capture_output=True, timeout=10)
+
+
+def _enter(namespace: int) -> None:
+    """Python has no name for this before 3.12."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.setns(namespace, CLONE_NEWNET):
+        raise OSError(ctypes.get_errno(), "setns")
 
 
 def _run(*command: str, text: str | None = None) -> str:

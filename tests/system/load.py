@@ -7,10 +7,11 @@ whether an acknowledgement is recorded by a server. Everything else is the publi
 import threading
 import time
 from collections import deque
+from collections.abc import Iterable
 from typing import Any
 
 import zmqha
-from tests.system.history import Outcome, Received, Sent
+from tests.system.history import Outcome, Received, Sent, Verdict, judge
 from zmqha.core.client_protocol import Confirm, Envelope
 from zmqha.errors import (
     BadName,
@@ -97,6 +98,11 @@ class Producer:
         self.client.close()
         return self.stop()
 
+    def leave(self) -> None:
+        """Without looking back."""
+        self._stopping.set()
+        self.client.close()
+
     def _send(self) -> None:
         due, seq = time.monotonic(), 0
         try:
@@ -173,6 +179,11 @@ class Reader:
         assert not self.errors, self.errors
         return [self._with_outcome(one) for one in self._received]
 
+    def leave(self) -> None:
+        """Without looking back."""
+        self._stopping.set()
+        self.client.close()
+
     def _with_outcome(self, one: Received) -> Received:
         at = self._recorded.get(one.offset)
         return one if at is None else one._replace(acked=Outcome.OK, ack_at=at)
@@ -215,6 +226,54 @@ class Reader:
         done = {offset for offset in self._unknown if not any(first <= offset < end for first, end in owed)}
         self._unknown -= done
         self._recorded.update((offset, now) for offset in done)
+
+
+class Load:
+    """The load of the fault matrix: four producers of 200 messages of 1 KiB a second, two queues, four consumers."""
+
+    def __init__(self, url: str, *, rate: float = 200, size: int = 1024, **options: Any) -> None:
+        queues = ("one", "two")
+        self.producers = [
+            Producer(url, f"p{number}", queue=queues[number % 2], rate=rate, size=size, **options) for number in range(4)
+        ]
+        self.readers = [Reader(url, f"r{number}", queue=queues[number % 2], **options) for number in range(4)]
+        self.pinned: list[Producer] = []
+        self.also: list[Sent] = []  # what was sent to these queues by other means
+
+    def pin(self, url: str, *, rate: float = 200, **options: Any) -> Producer:
+        """One more producer, that knows only this server. Whoever pins it abandons it."""
+        self.pinned.append(Producer(url, f"pinned-{len(self.pinned)}", queue="one", rate=rate, **options))
+        return self.pinned[-1]
+
+    @property
+    def sent(self) -> list[Sent]:
+        """What has been settled so far, of all producers."""
+        return [one for producer in self.producers for one in list(producer.sent)]
+
+    def wait_confirmed(self, more: int = 20, timeout_s: float = 20.0) -> None:
+        """Until each producer has so many more confirms than now."""
+        deadline = time.monotonic() + timeout_s
+        want = {producer: len(producer.sent) + more for producer in self.producers}
+        for producer, settled in want.items():
+            producer.wait_confirmed(settled - len(producer.sent), max(0.1, deadline - time.monotonic()))
+
+    def settle(self) -> Verdict:
+        """Stop sending, drain, judge everything."""
+        return settle([*self.producers, *self.pinned], self.readers, self.also)
+
+    def abandon(self) -> None:
+        """After a failure: leave, whatever is open."""
+        for one in (*self.producers, *self.pinned, *self.readers):
+            one.leave()
+
+
+def settle(producers: Iterable[Producer], readers: Iterable[Reader], also: Iterable[Sent] = ()) -> Verdict:
+    """Stop the producers, let the readers drain the queues, judge what happened."""
+    sent = [*also, *(one for producer in producers for one in producer.stop())]
+    readers = list(readers)
+    for reader in readers:
+        reader.drain()
+    return judge(sent, [one for reader in readers for one in reader.stop()])
 
 
 def median(values: list[float]) -> float:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.system.history import Verdict
 from tests.system.load import Producer, Reader
 from tests.system.measure import FULL, close_history
 from tests.system.pair import ROOT, Pair, pair
@@ -84,8 +85,8 @@ def other(name: str) -> str:
     return "b" if name == "a" else "a"
 
 
-def run_points(cases: tuple[tuple[str, str], ...]) -> set[str]:
-    """Every case on one pair; the points that were reached."""
+def run_points(cases: tuple[tuple[str, str], ...]) -> tuple[set[str], Verdict]:
+    """Every case on one pair; the points that were reached, and the verdict."""
     reached = set()
     with pair(limits={"journal_segment_bytes": 1 << 20}) as both:
         producer, reader = Producer(both.url, "p", rate=RATE, size=2000), Reader(both.url, "r")
@@ -103,13 +104,13 @@ def run_points(cases: tuple[tuple[str, str], ...]) -> set[str]:
             producer.wait_confirmed(30)
             print(f"{point} on {name}: {'died' if point in reached else 'not reached'}")
         both.wait_in_sync()
-        close_history(both, [producer], [reader])
-    return reached
+        verdict = close_history(both, [producer], [reader])
+    return reached, verdict
 
 
 @pytest.mark.timeout(120)
 def test_some_points() -> None:
-    assert run_points(SAMPLE) == {point for _, point in SAMPLE}
+    assert run_points(SAMPLE)[0] == {point for _, point in SAMPLE}
 
 
 @pytest.mark.slow
@@ -120,6 +121,6 @@ def test_every_point(part: int) -> None:
     points = list(POINTS)
     cases = [(side, point) for at, point in enumerate(points) for side in ("ab" if FULL else "ab"[at % 2])]
     later = [(side, f"{point}:4") for side, point in cases if FULL]
-    reached = run_points((*cases[part::4], *later[part::4]))
+    reached, _ = run_points((*cases[part::4], *later[part::4]))
     missed = {point for _, point in cases[part::4]} - reached
     assert missed <= MAYBE, missed
