@@ -7,10 +7,11 @@ whether an acknowledgement is recorded by a server. Everything else is the publi
 import threading
 import time
 from collections import deque
+from collections.abc import Iterable
 from typing import Any
 
 import zmqha
-from tests.system.history import Outcome, Received, Sent
+from tests.system.history import Outcome, Received, Sent, Verdict, judge
 from zmqha.core.client_protocol import Confirm, Envelope
 from zmqha.errors import (
     BadName,
@@ -215,6 +216,42 @@ class Reader:
         done = {offset for offset in self._unknown if not any(first <= offset < end for first, end in owed)}
         self._unknown -= done
         self._recorded.update((offset, now) for offset in done)
+
+
+class Load:
+    """The load of the fault matrix: four producers of 200 messages of 1 KiB a second, two queues, four consumers."""
+
+    def __init__(self, url: str, *, rate: float = 200, size: int = 1024, **options: Any) -> None:
+        queues = ("one", "two")
+        self.producers = [
+            Producer(url, f"p{number}", queue=queues[number % 2], rate=rate, size=size, **options) for number in range(4)
+        ]
+        self.readers = [Reader(url, f"r{number}", queue=queues[number % 2], **options) for number in range(4)]
+
+    @property
+    def sent(self) -> list[Sent]:
+        """What has been settled so far, of all producers."""
+        return [one for producer in self.producers for one in list(producer.sent)]
+
+    def wait_confirmed(self, more: int = 20, timeout_s: float = 20.0) -> None:
+        """Until each producer has so many more confirms than now."""
+        deadline = time.monotonic() + timeout_s
+        want = {producer: len(producer.sent) + more for producer in self.producers}
+        for producer, settled in want.items():
+            producer.wait_confirmed(settled - len(producer.sent), max(0.1, deadline - time.monotonic()))
+
+    def settle(self) -> Verdict:
+        """Stop sending, drain, judge everything."""
+        return settle(self.producers, self.readers)
+
+
+def settle(producers: Iterable[Producer], readers: Iterable[Reader]) -> Verdict:
+    """Stop the producers, let the readers drain the queues, judge what happened."""
+    sent = [one for producer in producers for one in producer.stop()]
+    readers = list(readers)
+    for reader in readers:
+        reader.drain()
+    return judge(sent, [one for reader in readers for one in reader.stop()])
 
 
 def median(values: list[float]) -> float:

@@ -3,8 +3,8 @@
 import os
 from collections.abc import Iterable
 
-from tests.system.history import Verdict, judge
-from tests.system.load import Producer, Reader, median
+from tests.system.history import Verdict
+from tests.system.load import Producer, Reader, median, settle
 from tests.system.pair import Pair
 from tests.system.stores import assert_equal_offline
 
@@ -25,12 +25,7 @@ def figures(what: str, gaps: list[float]) -> str:
 
 def close_history(pair: Pair, producers: Iterable[Producer], readers: Iterable[Reader], *, offline: bool = True) -> Verdict:
     """Stop the load, drain, judge; equal positions must be equal stores."""
-    sent = [one for producer in producers for one in producer.stop()]
-    readers = list(readers)
-    for reader in readers:
-        reader.drain()
-    received = [one for reader in readers for one in reader.stop()]
-    verdict = judge(sent, received)
+    verdict = settle(producers, readers)
     print(verdict.explain())
     verdict.check()
     pair.assert_equal_stores()
