@@ -210,9 +210,40 @@ def test_a_copy_refuses_pages_that_do_not_fit(tmp_path: Path) -> None:
     with pytest.raises(ProtocolError):
         target.pages([(2, 1)], page, digest)
     target.begin(4096)
-    for runs, wrong in (([(2, 1)], digest ^ 1), ([(2, 2)], digest), ([(1, 1)], digest)):
+    for runs, wrong in (
+        ([(2, 1)], digest ^ 1),
+        ([(2, 2)], digest),
+        ([(1, 1)], digest),
+        ([(1 << 60, 1)], digest),
+        ([(2, -1)], digest),
+    ):
         with pytest.raises(ProtocolError):
             target.pages(runs, page, wrong)
+
+
+@pytest.mark.parametrize("psize", [0, -4096, 1, 4097, 1 << 20])
+def test_a_copy_refuses_a_page_size_that_no_store_has(tmp_path: Path, psize: int) -> None:
+    with pytest.raises(ProtocolError, match="with pages of"):
+        CopyTarget(tmp_path, SEGMENT).begin(psize)
+
+
+def test_a_copy_refuses_a_meta_page_that_is_none_or_anothers(source: SourceStore, tmp_path: Path) -> None:
+    body = source.meta.body
+    flipped = bytearray(body)
+    flipped[111] ^= 0x40  # the highest bits of the last page's number
+    other = source.position._replace(txn=source.position.txn + 1)
+    for position, meta in (
+        (source.position, b"short"),
+        (source.position, bytes(120)),
+        (source.position, bytes(flipped)),
+        (other, body),
+    ):
+        (tmp_path / "b").mkdir(exist_ok=True)
+        target = CopyTarget(tmp_path / "b", SEGMENT)
+        target.begin(source.meta.psize)
+        with pytest.raises(ProtocolError, match="the copy ends"):
+            target.end(position, meta, 0)
+        target.abandon()
 
 
 def test_a_shipment_that_the_journal_had_no_room_for_cannot_be_completed(
