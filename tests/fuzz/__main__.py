@@ -37,16 +37,18 @@ def guided(name: str, seconds: float, seed: int) -> bool:
         command = [sys.executable, "-m", "tests.fuzz", name, "--inside", place, "--seconds", str(seconds), "--seed", str(seed)]
         done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
         found = [path for path in Path(place).iterdir() if path.name.startswith(("crash", "timeout", "oom"))]
-        lines = [
-            line
-            for line in done.stderr.splitlines()
-            if line.startswith(("Done ", "stat::number_of_executed", "INFO: seed corpus"))
-        ]
-        last = [line for line in done.stderr.splitlines() if " cov: " in line][-1:]
-        print(f"{name}: {' '.join(lines)} {''.join(last)}".strip(), flush=True)
+        said = done.stderr.splitlines()
+        last = [line for line in said if " cov: " in line][-1:] + [line for line in said if line.startswith("Done ")]
+        print(f"{name}: {'; '.join(last)}", flush=True)
         if done.returncode == 0 and not found:
             return True
-        print(done.stderr[-6000:], *(f"{path.name}: {path.read_bytes().hex()}" for path in found), sep="\n", flush=True)
+        print(
+            done.stdout[-6000:],
+            done.stderr[-3000:],
+            *(f"{path.name}: {path.read_bytes().hex()}" for path in found),
+            sep="\n",
+            flush=True,
+        )
         return False
 
 

@@ -265,4 +265,3 @@ def small_passive(run: Run) -> None:
             with both.connect() as client:
                 read = sum(1 for _ in client.consume("q", timeout=2))
             run.expect(read == confirmed, f"{confirmed} confirmed, {read} read")
-

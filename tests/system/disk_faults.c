@@ -14,6 +14,10 @@
  *
  * The file is read again when it changes, and then the counting starts anew. Each fault is noted in the file DISK_FAULTS with
  * ".hits" behind its name: "CALL MODE NUMBER PATH".
+ *
+ * DISK_RECORD names a file that gets a record of every call below the directory that succeeded, in the order of their ends:
+ *
+ *     record  u64 call | u64 inode | u64 offset | u64 size | u64 records before the call began | the bytes (write)
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -50,6 +54,8 @@ static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static struct rule rules[RULES_MAX];
 static int rule_count;
 static long counted[CALLS];
+static long recorded;
+static int record_fd = -1;
 static struct timespec seen;
 static ino_t seen_file;
 
@@ -124,14 +130,44 @@ static enum mode decide(enum call call, const char *path) {
     return found.mode;
 }
 
-static enum mode decide_fd(enum call call, int fd) {
-    char link[32], path[PATH_MAX];
-    if (!getenv("DISK_FAULTS")) return NONE;
+/* Below the directory? Then its path. */
+static int path_of(int fd, char *path) {
+    char link[32];
     snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
-    ssize_t length = readlink(link, path, sizeof path - 1);
-    if (length < 0) return NONE;
+    ssize_t length = readlink(link, path, PATH_MAX - 1);
+    if (length < 0) return 0;
     path[length] = 0;
-    return decide(call, path);
+    return below(path);
+}
+
+static long records_so_far(void) {
+    pthread_mutex_lock(&lock);
+    long count = recorded;
+    pthread_mutex_unlock(&lock);
+    return count;
+}
+
+static void record(enum call call, int fd, off_t offset, size_t size, long before, const struct iovec *parts, int count) {
+    const char *name = getenv("DISK_RECORD");
+    char path[PATH_MAX];
+    struct stat file;
+    if (!name || !path_of(fd, path) || fstat(fd, &file)) return;
+    unsigned long long head[] = {call, file.st_ino, (unsigned long long)offset, size, (unsigned long long)before};
+    pthread_mutex_lock(&lock);
+    if (record_fd < 0) record_fd = open(name, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+    syscall(SYS_write, record_fd, head, sizeof head);
+    for (int at = 0; call == WRITE && at < count && size; at++) {
+        size_t some = parts[at].iov_len < size ? parts[at].iov_len : size;
+        syscall(SYS_write, record_fd, parts[at].iov_base, some);
+        size -= some;
+    }
+    recorded++;
+    pthread_mutex_unlock(&lock);
+}
+
+static enum mode decide_fd(enum call call, int fd) {
+    char path[PATH_MAX];
+    return getenv("DISK_FAULTS") && path_of(fd, path) ? decide(call, path) : NONE;
 }
 
 /* 1: the call is over and *result says how it ended. */
@@ -146,7 +182,11 @@ static int refused(enum mode mode, int *result) {
 
 static int sync_as(const char *name, int fd) {
     int (*real)(int) = dlsym(RTLD_NEXT, name), result;
-    return refused(decide_fd(SYNC, fd), &result) ? result : real(fd);
+    if (refused(decide_fd(SYNC, fd), &result)) return result;
+    long before = records_so_far();
+    result = real(fd);
+    if (!result) record(SYNC, fd, 0, 0, before, NULL, 0);
+    return result;
 }
 
 int fsync(int fd) { return sync_as("fsync", fd); }
@@ -164,7 +204,10 @@ static size_t size_of(const struct iovec *parts, int count) {
 static ssize_t write_parts(int fd, const struct iovec *parts, int count, off_t offset) {
     ssize_t (*positioned)(int, const struct iovec *, int, off_t) = dlsym(RTLD_NEXT, "pwritev");
     ssize_t (*plain)(int, const struct iovec *, int) = dlsym(RTLD_NEXT, "writev");
-    return offset < 0 ? plain(fd, parts, count) : positioned(fd, parts, count, offset);
+    off_t at = offset < 0 ? lseek(fd, 0, SEEK_CUR) : offset;
+    ssize_t written = offset < 0 ? plain(fd, parts, count) : positioned(fd, parts, count, offset);
+    if (written > 0) record(WRITE, fd, at, (size_t)written, 0, parts, count);
+    return written;
 }
 
 static ssize_t write_as(int fd, const struct iovec *parts, int count, off_t offset) {

@@ -81,7 +81,7 @@ class Server:
     def start(self, **environment: str) -> None:
         assert not self.running
         command = [*self.pair.prefix(self.name), sys.executable, str(ROOT / "tests" / "system" / "serve.py")]
-        command += [str(self.pair.config), self.name]
+        command += [str(self.pair.config_of(self.name)), self.name]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 command,
@@ -164,6 +164,10 @@ class Pair:
     def prefix(self, name: str) -> list[str]:
         """What stands before the program (a namespace, a shim); none here."""
         return []
+
+    def config_of(self, name: str) -> Path:
+        """The file that this server reads; one for both here."""
+        return self.config
 
     def write_config(self, timers: dict[str, int], limits: dict[str, int], extra: str) -> None:
         if not (self.directory / "keys").exists():
