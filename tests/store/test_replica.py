@@ -203,6 +203,37 @@ def test_a_copy_whose_rename_was_lost_is_finished(source: SourceStore, replica: 
     assert PageReader(tmp_path / "b" / STORE_FILE).newest().body == source.meta.body
 
 
+@pytest.mark.parametrize("settled", [True, False], ids=["settled", "to be replayed"])
+def test_a_store_that_was_cut_is_told_before_anybody_reads_behind_its_end(
+    source: SourceStore, replica: Replica, tmp_path: Path, settled: bool
+) -> None:
+    take(replica, commit(source))
+    replica.flush()
+    if settled:
+        replica.settle()
+    replica.close()
+    store = tmp_path / "b" / STORE_FILE
+    os.truncate(store, 5 * 4096 + 100)
+    with pytest.raises(StoreDamaged, match="was cut" if not settled else "was cut|free list"):
+        Replica.open(tmp_path / "b", SEGMENT)
+
+
+def test_a_file_that_ends_before_pages_nobody_uses_is_whole(source: SourceStore, replica: Replica, tmp_path: Path) -> None:
+    def used() -> int:
+        return max(first + count for first, count in source.reader.live_runs(source.meta))
+
+    for _ in range(300):
+        take(replica, commit(source))
+        if used() <= source.meta.last_pg:
+            break
+    replica.flush()
+    replica.settle()
+    replica.close()
+    assert used() <= source.meta.last_pg, "the last page was always in use"
+    os.truncate(tmp_path / "b" / STORE_FILE, used() * 4096)
+    assert reopened(tmp_path / "b", SEGMENT).position == source.position
+
+
 def test_a_copy_refuses_pages_that_do_not_fit(tmp_path: Path) -> None:
     target = CopyTarget(tmp_path, SEGMENT)
     page = bytes(4096)
