@@ -88,10 +88,9 @@ class RelayedPair(Pair):
             text = self.config.read_text()
             mine, there = f'peer = "127.0.0.1:{self.peer_ports[name]}"', f'peer = "127.0.0.1:{port}"'
             assert mine in text
-            self.config_of("b" if name == "a" else "a").write_text(text.replace(mine, there))
-
-    def config_of(self, name: str) -> Path:
-        return self.directory / f"server-{name}.toml"
+            server = self.servers["b" if name == "a" else "a"]
+            server.config = self.directory / f"server-{server.name}.toml"
+            server.config.write_text(text.replace(mine, there))
 
     def flip(self, every_bytes: int) -> None:
         """From now on about one bit in so many bytes; 0: none."""

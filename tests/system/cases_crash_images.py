@@ -12,7 +12,7 @@ from tests.system import disk_faults
 from tests.system.matrix import Run, case
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "store"))
-import crash_images  # noqa: E402
+import crash_images
 
 IMAGES_PER_LIFE = 150
 
