@@ -107,7 +107,7 @@ def damage(both: Pair, name: str, what: str) -> None:
         if "gone" in what:
             store.unlink()
         else:
-            store.write_bytes(b"" if "empty" in what else store.read_bytes()[: 5 * 4096 + 100])
+            store.write_bytes(b"" if "empty" in what else store.read_bytes()[: 2 * 4096 + 100])
     if "state" in what:
         if "gone" in what:
             state.unlink()
@@ -142,7 +142,9 @@ def damaged_files(run: Run) -> None:
                 run.expect(not seen & set(SERVING), f"{name} served with {what}")
                 run.runs += 1
     with pair() as both:
-        both.connect().close()
+        with both.connect() as client:
+            for number in range(20):
+                client.send("q", bytes(20_000 + number))
         both.kill_both()
         for name in "ab":
             damage(both, name, "store cut")
