@@ -51,8 +51,8 @@ def not_alone(text: str) -> str:
 
 PAIRING: tuple[tuple[str, Change, str], ...] = (
     ("both primary", swap('"secondary"', '"primary"'), "the roles are primary and primary"),
-    ("loopback", not_alone, "loopback"),
-    ("gateway is a name", swap('addresses = ["127.0.0.1:', 'addresses = ["router:'), "is no host:port"),
+    ("plain and on loopback, not for tests", not_alone, "single machine only"),
+    ("gateway is a name", swap('addresses = ["127.0.0.1:', 'addresses = ["router:'), "is no IP address"),
     ("no secret", swap('secret_file = "keys/cluster/secret"\n', ""), "secret_file"),
     ("a secret that is not there", swap("keys/cluster/secret", "keys/cluster/none"), "keys/cluster/none"),
     ("started as a third", swap("[server.a]", "[server.x]"), "no server"),

@@ -37,16 +37,21 @@ class Hit(NamedTuple):
 
 def missing() -> str:
     """Why the shim cannot be used here; empty if it can."""
-    return "" if shutil.which("gcc") else "gcc is missing, which compiles the disk shim"
+    return "" if shutil.which("gcc") else "gcc is missing, which compiles the shims for disk and clock"
 
 
 @functools.cache
-def library() -> Path:
-    """The compiled shim."""
-    target = Path(tempfile.mkdtemp(prefix="zmqha-shim-")) / "disk_faults.so"
-    command = ["gcc", "-shared", "-fPIC", "-O2", "-Wall", "-Werror", "-o", str(target), str(SOURCE), "-ldl", "-lpthread"]
+def library(source: Path = SOURCE) -> Path:
+    """A compiled shim."""
+    target = Path(_place().name) / f"{source.stem}.so"
+    command = ["gcc", "-shared", "-fPIC", "-O2", "-Wall", "-Werror", "-o", str(target), str(source), "-ldl", "-lpthread"]
     subprocess.run(command, check=True, capture_output=True)
     return target
+
+
+@functools.cache
+def _place() -> "tempfile.TemporaryDirectory[str]":
+    return tempfile.TemporaryDirectory(prefix="zmqha-shims-")  # kept until this process ends
 
 
 class DiskFaults:
