@@ -26,7 +26,7 @@ from zmqha.core.actions import Journal, TakeCopy
 from zmqha.core.contact import Contact
 from zmqha.core.contact import Path as Way
 from zmqha.core.follower import Follower
-from zmqha.core.peer_protocol import Bulk, CopyBegin, CopyEnd, CopyPages, Piece, decode_bulk, encode
+from zmqha.core.peer_protocol import Bulk, CopyBegin, CopyEnd, CopyPages, CopyRound, Held, Piece, decode_bulk, encode
 from zmqha.core.position import Position
 from zmqha.core.timers import Timers
 from zmqha.errors import ProtocolError, StoreFull
@@ -96,7 +96,7 @@ class Passive:
     def __init__(self, directory: Path) -> None:
         contact = Contact(CLUSTER, "b", MINE, [Way()], peer_session=PEER)
         self.follower = Follower(Timers(), contact)
-        self.follower.start(MINE, PEER, 1000)
+        self.follower.start(MINE, PEER, Held(), 1000)
         self.target = CopyTarget(directory, SEGMENT_BYTES)
         self.replica: Replica | None = None
 
@@ -108,11 +108,14 @@ class Passive:
             match action:
                 case TakeCopy(CopyBegin() as begin):
                     self._close_replica()
-                    self.target.begin(begin.page_size)
+                    self.target.begin(begin.page_size, begin.way)
                 case TakeCopy(CopyPages() as pages, payload):
                     self.target.pages(pages.runs, payload, pages.digest)
+                case TakeCopy(CopyRound() as end):
+                    self.target.adopt(end.position, end.meta, end.copied_bytes).close()
+                    self.target.go_on()
                 case TakeCopy(CopyEnd() as end):
-                    self.replica = self.target.end(end.position, end.meta, end.copied_bytes)
+                    self.replica = self.target.adopt(end.position, end.meta, end.copied_bytes)
                 case Journal(chunk) if self.replica is not None:
                     self.replica.take(chunk)
 

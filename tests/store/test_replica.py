@@ -273,7 +273,7 @@ def test_a_copy_refuses_a_meta_page_that_is_none_or_anothers(source: SourceStore
         target = CopyTarget(tmp_path / "b", SEGMENT)
         target.begin(source.meta.psize)
         with pytest.raises(ProtocolError, match="the copy ends"):
-            target.end(position, meta, 0)
+            target.adopt(position, meta, 0)
         target.abandon()
 
 

@@ -139,7 +139,7 @@ def full_queue(run: Run) -> None:
             isinstance(talker.say(Send("next", batch_of([b"x"], producer=3, first=1))), Confirm), "another queue is affected"
         )
         for number in range(limits.SUBSCRIPTIONS_PER_SESSION):
-            talker.say(Subscribe(number, "small", 1, 1 << 20))
+            talker.say(Subscribe(number, "small", 0, 0))
         refused(run, talker.say(Subscribe(200, "small", 1, 1)), LimitReached, what="one subscription more")
         talker.close()
         with both.connect(prefetch=100) as client:
