@@ -4,7 +4,7 @@ import unicodedata
 
 import msgspec
 
-from tests.system.cases_input import Talker, refused
+from tests.system.by_hand import Talker, refused
 from tests.system.matrix import Run, case
 from tests.system.siege import siege
 from zmqha.core import limits

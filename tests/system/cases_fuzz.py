@@ -12,7 +12,7 @@ from tests.fuzz.decoders import bulk_frames, control_seeds
 from tests.fuzz.frames import join, split
 from tests.fuzz.machines import commands
 from tests.fuzz.mutation import mutated
-from tests.system.cases_input import Talker
+from tests.system.by_hand import Talker
 from tests.system.matrix import Run, case
 from tests.system.pair import Pair
 from tests.system.siege import siege

@@ -9,7 +9,7 @@ import time
 import pytest
 import zmq
 
-from tests.system.cases_input import MINE, Talker, connected, refused
+from tests.system.by_hand import MINE, Talker, connected, refused
 from tests.system.cases_process import SERVING, other
 from tests.system.load import Load
 from tests.system.matrix import Run, case
