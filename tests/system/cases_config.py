@@ -11,7 +11,6 @@ from typing import Any
 
 import zmq
 
-from tests.system.cases_process import SERVING
 from tests.system.matrix import Run, case
 from tests.system.pair import ROOT, Pair
 from tests.system.test_bad_input import Stranger
@@ -119,36 +118,36 @@ def wrong_pairs(run: Run) -> None:
             both["a"].stop()
         finally:
             both.close()
-        both = refusals(run, PAIRING, place)
-        good = both.config.read_text()
-        both["b"].config = both.directory / "foreign.toml"
-        both["b"].config.write_text(good.replace("5f2c91ab5f2c91ab", "0123456789abcdef"))
+        refusals(run, PAIRING, place).close()
+    never_serve(run, "a foreign cluster id", lambda text: text.replace("5f2c91ab5f2c91ab", "0123456789abcdef"))
+    never_serve(run, "roles the other way round in one file", roles_swapped)
+
+
+def roles_swapped(text: str) -> str:
+    return text.replace('"secondary"', '"x"').replace('"primary"', '"secondary"').replace('"x"', '"primary"')
+
+
+def never_serve(run: Run, what: str, change: Change) -> None:
+    """Both run, ``b`` with another file; both answer and wait, and say why."""
+    with directory() as place:
+        both = Pair(place)
+        both["b"].config = both.directory / "other.toml"
+        both["b"].config.write_text(change(both.config.read_text()))
         try:
-            never_serve(run, both, "a foreign cluster id", 4)
-            both.close()
-            both["b"].config.write_text(
-                good.replace('"secondary"', '"x"').replace('"primary"', '"secondary"').replace('"x"', '"primary"')
-            )
             for name in "ab":
-                for state in both[name].data.glob("*"):
-                    state.unlink()
-            never_serve(run, both, "roles the other way round in one file", 4)
+                both[name].start()
+            for name in "ab":
+                both.wait(lambda name=name: both.row(name).get("state") == "WAITING", f"{name} WAITING")
+            end = time.monotonic() + run.pick(3, 20)
+            while time.monotonic() < end:
+                states = [both.state(name) for name in "ab"]
+                run.expect(states == ["WAITING", "WAITING"], f"{what}: {states}")
+                time.sleep(0.2)
+            status = both.status("a")
+            run.note(what, status["sentence"] if status else "no answer")
+            run.runs += 1
         finally:
             both.close()
-
-
-def never_serve(run: Run, both: Pair, what: str, seconds: float) -> None:
-    """Both run; neither serves."""
-    for name in "ab":
-        both[name].start()
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        states = {name: both.state(name) for name in "ab"}
-        run.expect(not set(states.values()) & set(SERVING), f"{what}: {states}")
-        time.sleep(0.2)
-    status = both.status("a")
-    run.note(what, status["sentence"] if status else "no answer")
-    run.runs += 1
 
 
 @contextmanager
