@@ -156,7 +156,10 @@ def bulk(data: bytes) -> None:
 def example_shipment() -> shipment.Shipment:
     """Two runs and two pages with holes."""
     meta = bytes(104) + (1000).to_bytes(8, "little") + (9).to_bytes(8, "little")
-    pages = shipment.Pages([(10, 1), (12, 2)], [(5, 100, 4000), (7, 16, 4096)], b"p" * (3 * 4096 + 196 + 16))
+    runs, compact = [(10, 1), (12, 2)], [(5, 100, 4000), (7, 16, 4096)]
+    whole = b"".join(struct.pack("<QHHI", first, 0, 4, count).ljust(count * 4096, b"p") for first, count in runs)
+    parts = b"".join(struct.pack("<QHHHH", page, 0, 2, low, high).ljust(low + 4096 - high, b"c") for page, low, high in compact)
+    pages = shipment.Pages(runs, compact, whole + parts)
     return shipment.build(epoch=EPOCH, base=BASE, old_meta=bytes(120), to_txn=9, new_meta=meta, psize=4096, pages=pages)
 
 
