@@ -52,6 +52,14 @@ def test_t2_a_store_that_diverged_is_not_overwritten() -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"version": 99}, {"primary": True}])
+def test_a_peer_of_another_version_is_not_granted_even_if_it_copies(wrong: dict[str, object]) -> None:
+    rig = Rig().feeding()
+    rig.say(number=2, **wrong)
+    rig.run(3000)
+    assert rig.state is State.STANDALONE and not rig.asked(act.PairUp)
+
+
+@pytest.mark.parametrize("wrong", [{"version": 99}, {"primary": True}])
 def test_t2_needs_a_peer_that_fits(wrong: dict[str, object]) -> None:
     rig = Rig(primary=True)
     lineage = (*LINE, entry(E3, Mode.SOLE, 10))

@@ -39,75 +39,27 @@ class Gone(NamedTuple):
     name: str
 
 
+class Size(NamedTuple):
+    """A file was made longer."""
+
+    file: int
+    size: int
+
+
 class Acknowledged(NamedTuple):
     txn: int
 
 
-Event = Write | Flush | Name | Gone | Acknowledged
+Event = Write | Flush | Name | Gone | Size | Acknowledged
 
 
-class DiskRecorder:
-    """Wraps the calls of ``os`` that the store makes; they still happen."""
+class Recording:
+    """Events in their order, and what a power cut between two of them may leave. ``root`` is the directory's own inode."""
 
-    def __init__(self, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        self._directory = directory
-        self.events: list[Event] = []
-        self._made: dict[int, int] = {}  # inode -> how often a file was created under it: inodes are used again
-        self._before = {path.name: (path.stat().st_ino, path.read_bytes()) for path in directory.iterdir() if path.is_file()}
-        self._lock = threading.Lock()
-        wrapped = ("pwritev", "fdatasync", "fsync", "open", "rename", "unlink")
-        real: dict[str, Callable[..., Any]] = {name: getattr(os, name) for name in wrapped}
-
-        def pwritev(fd: int, buffers: Sequence[memoryview], offset: int) -> int:
-            written: int = real["pwritev"](fd, buffers, offset)
-            self._add(Write(self._file(fd), offset, b"".join(map(bytes, buffers))[:written]))
-            return written
-
-        def flush(kind: str) -> Callable[[int], None]:
-            def call(fd: int) -> None:
-                since = len(self.events)
-                real[kind](fd)
-                self._add(Flush(self._file(fd), since))
-
-            return call
-
-        def opened(path: Any, flags: int, mode: int = 0o777) -> int:
-            new = flags & os.O_CREAT and not os.path.exists(path)
-            fd: int = real["open"](path, flags, mode)
-            if new:
-                inode = os.fstat(fd).st_ino
-                self._made[inode] = self._made.get(inode, 0) + 1
-                self._add(Name(os.path.basename(path), self._file(fd), None))
-            return fd
-
-        def rename(old: Any, new: Any) -> None:
-            real["rename"](old, new)
-            inode = os.stat(new).st_ino
-            self._add(Name(os.path.basename(new), inode + (self._made.get(inode, 0) << 48), os.path.basename(old)))
-
-        def unlink(path: Any) -> None:
-            real["unlink"](path)
-            self._add(Gone(os.path.basename(path)))
-
-        monkeypatch.setattr(os, "unlink", unlink)
-        for name, function in (("pwritev", pwritev), ("fdatasync", flush("fdatasync")), ("fsync", flush("fsync"))):
-            monkeypatch.setattr(os, name, function)
-        monkeypatch.setattr(os, "open", opened)
-        monkeypatch.setattr(os, "rename", rename)
-        monkeypatch.setattr(Path, "rename", lambda old, new: rename(old, new))
-        self._root = directory.stat().st_ino
-
-    def _file(self, fd: int) -> int:
-        """Which file that is, over the whole recording."""
-        inode = os.fstat(fd).st_ino
-        return inode + (self._made.get(inode, 0) << 48)
-
-    def acknowledge(self, txn: int) -> None:
-        self._add(Acknowledged(txn))
-
-    def _add(self, event: Event) -> None:
-        with self._lock:
-            self.events.append(event)
+    def __init__(self, root: int, events: list[Event] | None = None) -> None:
+        self._root = root
+        self._before: dict[str, tuple[int, bytes]] = {}  # files that were there already: name -> (inode, content)
+        self.events: list[Event] = events if events is not None else []
 
     def cut(self, rng: random.Random) -> int:
         """A moment for the power to go: any, or soon after a segment or a meta page was begun."""
@@ -139,11 +91,82 @@ class DiskRecorder:
                 case Gone(name):
                     if number < durable.get(self._root, 0) or rng.random() < share:
                         names.pop(name, None)
+                case Size(file, size):
+                    content = files.setdefault(file, bytearray())
+                    if number < durable.get(file, 0) or rng.random() < share:
+                        content.extend(bytes(max(0, size - len(content))))
                 case Acknowledged(txn):
                     acknowledged = txn
         for name, file in names.items():
             (target / name).write_bytes(files.get(file, b""))
         return acknowledged
+
+
+class DiskRecorder(Recording):
+    """Wraps the calls of ``os`` that the store makes; they still happen."""
+
+    def __init__(self, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        super().__init__(directory.stat().st_ino)
+        self._made: dict[int, int] = {}  # inode -> how often a file was created under it: inodes are used again
+        self._before = {path.name: (path.stat().st_ino, path.read_bytes()) for path in directory.iterdir() if path.is_file()}
+        self._lock = threading.Lock()
+        wrapped = ("pwritev", "fdatasync", "fsync", "ftruncate", "open", "rename", "unlink")
+        real: dict[str, Callable[..., Any]] = {name: getattr(os, name) for name in wrapped}
+
+        def pwritev(fd: int, buffers: Sequence[memoryview], offset: int) -> int:
+            written: int = real["pwritev"](fd, buffers, offset)
+            self._add(Write(self._file(fd), offset, b"".join(map(bytes, buffers))[:written]))
+            return written
+
+        def flush(kind: str) -> Callable[[int], None]:
+            def call(fd: int) -> None:
+                since = len(self.events)
+                real[kind](fd)
+                self._add(Flush(self._file(fd), since))
+
+            return call
+
+        def ftruncate(fd: int, size: int) -> None:
+            real["ftruncate"](fd, size)
+            self._add(Size(self._file(fd), size))
+
+        def opened(path: Any, flags: int, mode: int = 0o777) -> int:
+            new = flags & os.O_CREAT and not os.path.exists(path)
+            fd: int = real["open"](path, flags, mode)
+            if new:
+                inode = os.fstat(fd).st_ino
+                self._made[inode] = self._made.get(inode, 0) + 1
+                self._add(Name(os.path.basename(path), self._file(fd), None))
+            return fd
+
+        def rename(old: Any, new: Any) -> None:
+            real["rename"](old, new)
+            inode = os.stat(new).st_ino
+            self._add(Name(os.path.basename(new), inode + (self._made.get(inode, 0) << 48), os.path.basename(old)))
+
+        def unlink(path: Any) -> None:
+            real["unlink"](path)
+            self._add(Gone(os.path.basename(path)))
+
+        monkeypatch.setattr(os, "unlink", unlink)
+        for name, function in (("pwritev", pwritev), ("fdatasync", flush("fdatasync")), ("fsync", flush("fsync"))):
+            monkeypatch.setattr(os, name, function)
+        monkeypatch.setattr(os, "ftruncate", ftruncate)
+        monkeypatch.setattr(os, "open", opened)
+        monkeypatch.setattr(os, "rename", rename)
+        monkeypatch.setattr(Path, "rename", lambda old, new: rename(old, new))
+
+    def _file(self, fd: int) -> int:
+        """Which file that is, over the whole recording."""
+        inode = os.fstat(fd).st_ino
+        return inode + (self._made.get(inode, 0) << 48)
+
+    def acknowledge(self, txn: int) -> None:
+        self._add(Acknowledged(txn))
+
+    def _add(self, event: Event) -> None:
+        with self._lock:
+            self.events.append(event)
 
 
 def _put(content: bytearray, offset: int, data: bytes, share: float, rng: random.Random) -> None:

@@ -1,88 +1,48 @@
-"""After a power cut or a kill at any moment the passive stands at the last acknowledged transaction or later, and is sound."""
+"""After a power cut or a kill at any moment a store stands at the last acknowledged transaction or later, and is sound.
+
+A few hundred images of each kind; the fault matrix (D6) judges thousands.
+"""
 
 import os
-import random
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-import tree_diff
-from disk_recorder import DiskRecorder
-from following import copied, reopened
+from crash_images import (
+    SEGMENT,
+    active_recording,
+    every_prefix,
+    judge_active,
+    judge_passive,
+    passive_life,
+    some_images,
+)
+from following import copied
 from source_store import Contents, SourceStore, contents, contents_of
 
-from zmqha.core import lmdb_page, shipment
+from tests.system import disk_faults
+from zmqha.core import shipment
 from zmqha.store.page_file import STORE_FILE
 from zmqha.store.replica import Replica
 
-SEGMENT = 96 * 1024
 IMAGES_PER_RUN = 80
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_a_power_cut_leaves_the_last_acknowledged_transaction_or_a_later_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
-) -> None:
-    recorder, models = _recorded_life(tmp_path, monkeypatch, seed)
-    rng = random.Random(1000 + seed)
-    found: list[int] = []
-    for number in range(IMAGES_PER_RUN):
-        target = tmp_path / f"image{number}"
-        target.mkdir()
-        acknowledged = recorder.image(recorder.cut(rng), rng, target)
-        if not acknowledged:
-            continue  # the copy was not whole yet
-        replica = Replica.open(target, SEGMENT)
-        assert replica is not None and not replica.ahead
-        assert replica.position.txn >= acknowledged
-        _walk(target / STORE_FILE)
-        assert contents_of(target / STORE_FILE) == models[replica.position.txn]
-        replica.close()
-        found.append(replica.position.txn - acknowledged)
-    assert len(found) > IMAGES_PER_RUN // 2
+def test_a_power_cut_leaves_a_passive_the_last_acknowledged_transaction_or_a_later_one(tmp_path: Path, seed: int) -> None:
+    recorder, models = passive_life(tmp_path, seed)
+    found = [judge_passive(*image, models) for image in some_images(recorder, IMAGES_PER_RUN, 1000 + seed, tmp_path)]
+    assert sum(beyond is not None for beyond in found) > IMAGES_PER_RUN // 2
 
 
-def _walk(path: Path) -> None:
-    """LMDB itself may end the process on a broken file; find that out first."""
-    image = path.read_bytes()
-    tree_diff.live_pages(image, lmdb_page.newest_meta(image))
-
-
-def _recorded_life(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int) -> tuple[DiskRecorder, dict[int, Contents]]:
-    """A passive from its copy on: takes, flushes, applies, switches, settles, restarts; and what each transaction holds."""
-    source = SourceStore(tmp_path / "source", seed, large=4000)
-    for _ in range(5):
-        source.commit()
-    directory = tmp_path / "b"
-    directory.mkdir()
-    models = {source.meta.txnid: contents(source.env)}
-    rng = random.Random(seed)
-    with monkeypatch.context() as patch:
-        recorder = DiskRecorder(directory, patch)
-        replica = copied(source, directory, SEGMENT)
-        recorder.acknowledge(source.position.txn)
-        for _ in range(100):
-            for ship in source.commit():
-                models[source.meta.txnid] = contents(source.env)
-                for chunk in shipment.chunks(ship):
-                    replica.take(chunk)
-            draw = rng.random()
-            if draw < 0.7:
-                recorder.acknowledge(replica.flush().txn)
-            if draw < 0.4:
-                replica.apply(rng.choice((1, 20_000, 1 << 30)))
-            if 0.70 < draw < 0.73:
-                replica.settle()
-                recorder.acknowledge(replica.position.txn)
-            if 0.80 < draw < 0.83:
-                replica.close()
-                replica = reopened(directory, SEGMENT)
-                assert replica.position == source.position  # the page cache outlives a process, flushed or not
-        replica.close()
-    source.close()
-    return recorder, models
+@pytest.mark.skipif(bool(disk_faults.missing()), reason=disk_faults.missing())
+def test_a_power_cut_leaves_an_active_the_last_acknowledged_transaction_or_a_later_one(tmp_path: Path) -> None:
+    recording, models = active_recording(tmp_path, 1)
+    found = [judge_active(*image, models) for image in every_prefix(recording, 1, tmp_path)]
+    found += [judge_active(*image, models) for image in some_images(recording, IMAGES_PER_RUN, 2, tmp_path)]
+    assert sum(beyond is not None for beyond in found) > 200
 
 
 # --- kills at named points ------------------------------------------------------------------------------------------------------

@@ -203,6 +203,37 @@ def test_a_copy_whose_rename_was_lost_is_finished(source: SourceStore, replica: 
     assert PageReader(tmp_path / "b" / STORE_FILE).newest().body == source.meta.body
 
 
+@pytest.mark.parametrize("settled", [True, False], ids=["settled", "to be replayed"])
+def test_a_store_that_was_cut_is_told_before_anybody_reads_behind_its_end(
+    source: SourceStore, replica: Replica, tmp_path: Path, settled: bool
+) -> None:
+    take(replica, commit(source))
+    replica.flush()
+    if settled:
+        replica.settle()
+    replica.close()
+    store = tmp_path / "b" / STORE_FILE
+    os.truncate(store, 5 * 4096 + 100)
+    with pytest.raises(StoreDamaged, match="was cut" if not settled else "was cut|free list"):
+        Replica.open(tmp_path / "b", SEGMENT)
+
+
+def test_a_file_that_ends_before_pages_nobody_uses_is_whole(source: SourceStore, replica: Replica, tmp_path: Path) -> None:
+    def used() -> int:
+        return max(first + count for first, count in source.reader.live_runs(source.meta))
+
+    for _ in range(300):
+        take(replica, commit(source))
+        if used() <= source.meta.last_pg:
+            break
+    replica.flush()
+    replica.settle()
+    replica.close()
+    assert used() <= source.meta.last_pg, "the last page was always in use"
+    os.truncate(tmp_path / "b" / STORE_FILE, used() * 4096)
+    assert reopened(tmp_path / "b", SEGMENT).position == source.position
+
+
 def test_a_copy_refuses_pages_that_do_not_fit(tmp_path: Path) -> None:
     target = CopyTarget(tmp_path, SEGMENT)
     page = bytes(4096)
@@ -210,9 +241,40 @@ def test_a_copy_refuses_pages_that_do_not_fit(tmp_path: Path) -> None:
     with pytest.raises(ProtocolError):
         target.pages([(2, 1)], page, digest)
     target.begin(4096)
-    for runs, wrong in (([(2, 1)], digest ^ 1), ([(2, 2)], digest), ([(1, 1)], digest)):
+    for runs, wrong in (
+        ([(2, 1)], digest ^ 1),
+        ([(2, 2)], digest),
+        ([(1, 1)], digest),
+        ([(1 << 60, 1)], digest),
+        ([(2, -1)], digest),
+    ):
         with pytest.raises(ProtocolError):
             target.pages(runs, page, wrong)
+
+
+@pytest.mark.parametrize("psize", [0, -4096, 1, 4097, 1 << 20])
+def test_a_copy_refuses_a_page_size_that_no_store_has(tmp_path: Path, psize: int) -> None:
+    with pytest.raises(ProtocolError, match="with pages of"):
+        CopyTarget(tmp_path, SEGMENT).begin(psize)
+
+
+def test_a_copy_refuses_a_meta_page_that_is_none_or_anothers(source: SourceStore, tmp_path: Path) -> None:
+    body = source.meta.body
+    flipped = bytearray(body)
+    flipped[111] ^= 0x40  # the highest bits of the last page's number
+    other = source.position._replace(txn=source.position.txn + 1)
+    for position, meta in (
+        (source.position, b"short"),
+        (source.position, bytes(120)),
+        (source.position, bytes(flipped)),
+        (other, body),
+    ):
+        (tmp_path / "b").mkdir(exist_ok=True)
+        target = CopyTarget(tmp_path / "b", SEGMENT)
+        target.begin(source.meta.psize)
+        with pytest.raises(ProtocolError, match="the copy ends"):
+            target.adopt(position, meta, 0)
+        target.abandon()
 
 
 def test_a_shipment_that_the_journal_had_no_room_for_cannot_be_completed(

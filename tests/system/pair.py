@@ -63,6 +63,7 @@ class Server:
         self.pair = pair
         self.name = name
         self.log = pair.directory / f"{name}.log"
+        self.config: Path | None = None  # a file of its own instead of the pair's
         self.process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -81,7 +82,7 @@ class Server:
     def start(self, **environment: str) -> None:
         assert not self.running
         command = [*self.pair.prefix(self.name), sys.executable, str(ROOT / "tests" / "system" / "serve.py")]
-        command += [str(self.pair.config), self.name]
+        command += [str(self.config or self.pair.config), self.name]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 command,

@@ -116,6 +116,7 @@ _PEER_WAITS = Condition(
     _peer_says,
 )
 _STABLE = Condition("the link has been stable for long enough", View.link_stable, _unbroken)
+_FITS = Condition("the two fit each other", lambda view, now_ms: not view.mismatch(), lambda view, now_ms: view.mismatch())
 _GAVE_UP = Condition("the peer says in fresh contact that it has no role", View.peer_gave_up, _peer_says)
 
 
@@ -247,7 +248,7 @@ class Guards(View):
         ),
         _STAYS,
         Condition("this server's disk has room", lambda view, now_ms: not view.store_full),
-        Condition("the two fit each other", lambda view, now_ms: not view.mismatch(), lambda view, now_ms: view.mismatch()),
+        _FITS,
         Condition("the peer has told the history of its store", _lineage_told),
         Condition(
             "this store holds nothing confirmed that the peer lacks",
@@ -267,6 +268,7 @@ class Guards(View):
             _peer_says,
         ),
         Condition("it has everything but the newest changes", lambda view, now_ms: view.in_sync),
+        _FITS,  # else it should not have asked to be fed (T2); what it acknowledges of another layout must not count
         _STABLE,
     )
     right_curable = all_of(  # T14 again

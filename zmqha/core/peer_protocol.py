@@ -7,9 +7,10 @@ Two kinds of socket, so a large transaction never delays a heartbeat::
               source:   [ TableWanted ] copy *Piece            ROUTER -> DEALER; Piece = one chunk of a shipment
     copy    = CopyBegin *( *CopyPages CopyRound ) *CopyPages CopyEnd
 
-A message is one MessagePack frame (a tagged msgspec Struct, checked on decoding); Table, CopyPages and Piece carry their bytes in
-further frames. Every message names the sender's session; bulk messages name both. Facts (state, epoch, position) travel in every
-Beat, so a lost one is repaired by the next; only Grant and Drop are one-shot, and both are obeyed only in fresh contact (F2).
+A message is one frame: MessagePack (a tagged msgspec Struct, checked on decoding), then xxh3_64 of that, u64 little-endian: TCP alone
+lets damage through, and half of what is said here is obeyed. Table, CopyPages and Piece carry their bytes in further frames, the last
+two under sums of their own. Every message names the sender's session; bulk messages name both. Facts (state, epoch, position) travel in
+every Beat, so a lost one is repaired by the next; only Grant and Drop are one-shot, and both are obeyed only in fresh contact (F2).
 
 Session = (incarnation, k): incarnation rises at each start (durable), k at each own freeze and each fall to WAITING (volatile).
 Times in ms of the *sender's* own clock; nobody but the sender interprets them (F1).
@@ -19,11 +20,13 @@ from enum import StrEnum
 from typing import NamedTuple
 
 import msgspec
+import xxhash
 
 from zmqha.core.position import NOWHERE, Epoch, Lineage, Position
 from zmqha.errors import ProtocolError
 
 VERSION = 1
+SUM_BYTES = 8  # behind every message
 
 
 class Session(NamedTuple):
@@ -243,24 +246,38 @@ Bulk = Follow | Stored | TableWanted | Table | CopyBegin | CopyPages | CopyRound
 _control: msgspec.msgpack.Decoder[Control] = msgspec.msgpack.Decoder(Control)
 _bulk: msgspec.msgpack.Decoder[Bulk] = msgspec.msgpack.Decoder(Bulk)
 _encoder = msgspec.msgpack.Encoder()
+# msgspec has no error of its own for text that is not UTF-8.
+_WRONG = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, OverflowError)
 
 
 def encode(message: Control | Bulk) -> bytes:
     """One frame."""
-    return _encoder.encode(message)
+    return sealed(_encoder.encode(message))
+
+
+def sealed(body: bytes) -> bytes:
+    """A body with its sum behind it."""
+    return body + xxhash.xxh3_64_intdigest(body).to_bytes(SUM_BYTES, "little")
 
 
 def decode_control(frame: bytes) -> Control:
     """Raises ProtocolError for anything that is not a control message."""
     try:
-        return _control.decode(frame)
-    except (msgspec.MsgspecError, RecursionError, OverflowError) as error:
+        return _control.decode(_opened(frame))
+    except _WRONG as error:
         raise ProtocolError(f"not a control message: {error}") from error
 
 
 def decode_bulk(frame: bytes) -> Bulk:
     """Raises ProtocolError for anything that is not a bulk message."""
     try:
-        return _bulk.decode(frame)
-    except (msgspec.MsgspecError, RecursionError, OverflowError) as error:
+        return _bulk.decode(_opened(frame))
+    except _WRONG as error:
         raise ProtocolError(f"not a bulk message: {error}") from error
+
+
+def _opened(frame: bytes) -> bytes:
+    body = frame[:-SUM_BYTES]
+    if xxhash.xxh3_64_intdigest(body).to_bytes(SUM_BYTES, "little") != frame[-SUM_BYTES:]:
+        raise ProtocolError("a frame does not match its sum: it was damaged on the way, or the peer speaks another version")
+    return body

@@ -15,15 +15,17 @@ from pathlib import Path
 
 import xxhash
 
+from zmqha.core import lmdb_page
 from zmqha.core.limits import MIB
 from zmqha.core.peer_protocol import Way
 from zmqha.core.position import NOWHERE, Position
-from zmqha.errors import ProtocolError
+from zmqha.errors import ProtocolError, StoreDamaged
 from zmqha.store import delta
 from zmqha.store.crash import crash_point
 from zmqha.store.delta import DeltaFile
 from zmqha.store.journal import SEGMENT_BYTES, Journal
 from zmqha.store.journal_record import Baseline
+from zmqha.store.lmdb_store import MAP_BYTES_MAX
 from zmqha.store.node_state import sync_directory
 from zmqha.store.page_file import STORE_FILE, PageWriter
 from zmqha.store.replica import COPY_FILE, Replica
@@ -48,8 +50,11 @@ class CopyTarget:
         self.position = NOWHERE  # of the store that the last of them made
 
     def begin(self, psize: int, way: Way = Way.WHOLE) -> None:
-        """A new copy. A delta that was whole already is made part of the store first."""
+        """A new copy. A delta that was whole already is made part of the store first. Raises ProtocolError for a page size that no
+        store has."""
         self.abandon()
+        if not 512 <= psize <= 65536 or psize & (psize - 1):
+            raise ProtocolError(f"a copy with pages of {psize} bytes")
         delta.finish(self._directory, self._segment_bytes, self._alive)
         self._psize, self._unflushed, self.copied_bytes, self.rounds, self.position = psize, 0, 0, 0, NOWHERE
         Journal(self._directory, self._segment_bytes).prepare()
@@ -67,7 +72,10 @@ class CopyTarget:
             raise ProtocolError("pages of a copy that has not begun")
         if xxhash.xxh3_64_intdigest(payload) != digest:
             raise ProtocolError("the pages of the copy do not match their checksum")
-        if len(payload) != self._psize * sum(count for _, count in runs) or any(first < 2 or n < 1 for first, n in runs):
+        last = MAP_BYTES_MAX // self._psize
+        if any(first < 2 or n < 1 or first + n > last for first, n in runs):
+            raise ProtocolError("the copy holds pages outside any file")
+        if len(payload) != self._psize * sum(count for _, count in runs):
             raise ProtocolError("the pages of the copy do not match their table")
         if self._delta is not None:
             self._delta.append(runs, payload)
@@ -83,12 +91,14 @@ class CopyTarget:
     def adopt(self, position: Position, meta: bytes, copied_bytes: int) -> Replica:
         """A round is whole: what came is ``position``; take it as the store. Any older Replica of the directory must be closed.
 
-        Raises ProtocolError if this is not all that the source sent (``copied_bytes``): a page would be missing in silence.
+        Raises ProtocolError if this is not all that the source sent (``copied_bytes``): a page would be missing in silence; and for a
+        meta page that is none, or another's.
         """
         if self._writer is None and self._delta is None:
             raise ProtocolError("the end of a copy that has not begun")
         if self.copied_bytes != copied_bytes:
             raise ProtocolError(f"the copy lacks parts: {self.copied_bytes} of {copied_bytes} bytes came")
+        self._check_meta(position, meta)
         baseline = Baseline(position, meta)
         made, self._delta, self._unflushed = self._delta, None, 0
         if made is not None:
@@ -114,6 +124,14 @@ class CopyTarget:
         if self._delta is not None:
             self._delta.abandon()
             self._delta = None
+
+    def _check_meta(self, position: Position, meta: bytes) -> None:
+        try:
+            found = lmdb_page.parse_body(meta)
+        except StoreDamaged as error:
+            raise ProtocolError("the copy ends with what is not a meta page", cause=error.what) from error
+        if (found.psize, found.txnid) != (self._psize, position.txn) or found.last_pg >= MAP_BYTES_MAX // self._psize:
+            raise ProtocolError(f"the copy ends at {position} with the meta page of transaction {found.txnid}")
 
     def _rename(self, baseline: Baseline) -> None:
         """The journal speaks of the copy before the rename: should a crash come in between, ``Replica.open`` does the rename."""

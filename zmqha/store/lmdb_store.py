@@ -8,6 +8,7 @@ system and never grows. Never opened on a passive. Driven by the store thread, d
 import errno
 import os
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import islice
@@ -33,6 +34,7 @@ from zmqha.store.page_file import STORE_FILE, PageReader
 MAP_BYTES_MAX = 16 << 40  # address space only; opening takes 1 ms
 LENGTHEN_BYTES = 64 * limits.MIB  # sparse: costs address space, no disk
 DATABASES = 2
+SNAPSHOTS_KEPT = 3  # the newest, the one that a lost meta page leaves, and the one before that
 IDLE_ROWS_MAX = 10_000  # rows of idle producers remembered when the store is opened: 1 MiB; more are found the next time
 IDLE_ROWS_PER_COMMIT = 64  # deleted by one commit: one or two pages of neighbours, so no commit gets slow or large by it
 _DAY_S = 86_400
@@ -63,6 +65,7 @@ class LmdbStore:
                 )
         self._log = self._state = None
         self._peer_high = 0
+        self._pins: deque[lmdb.Transaction] = deque()  # the last SNAPSHOTS_KEPT, oldest first
         self._idle: dict[bytes, None] = {}  # keys of rows to be deleted, rising
         self.lineage: Lineage = ()
         if position is not None:
@@ -74,6 +77,8 @@ class LmdbStore:
     def close(self) -> None:
         """Let go of the file."""
         self.census.close()
+        while self._pins:
+            self._pins.popleft().abort()
         self._reader.close()
         self._env.close()
 
@@ -173,8 +178,16 @@ class LmdbStore:
         shipment = self._reader.ship(epoch, self.position, self._meta, new, self.census)
         self._meta, self.position = new, shipment.position
         self.absence.committed(shipment, peer_high)
+        self._keep_snapshot()
         self._lengthen()
         return shipment
+
+    def _keep_snapshot(self) -> None:
+        """Let the next commits overwrite no page of the last snapshots. When the power goes during a commit, the meta page before it
+        may be lost too; the position of the one that is left is computed from its own pages and those of the snapshot before."""
+        self._pins.append(self._env.begin())
+        if len(self._pins) > SNAPSHOTS_KEPT:
+            self._pins.popleft().abort()
 
     def _lengthen(self) -> None:
         """Keep the file (sparse) longer than it is used: the reader need not map it anew after every commit that grows it."""

@@ -129,7 +129,7 @@ def _read_slot(slot: bytes) -> tuple[int, bytes] | None:
 def _facts(path: Path, value: bytes) -> NodeFacts:
     try:
         return _decoder.decode(value)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:  # msgspec has none of its own for bad UTF-8
         raise ConfigError(
             "node.state was written by another version of zmqha",
             cause=f"{path} is whole, but: {error}",

@@ -66,6 +66,19 @@ class PageReader:
             raise StoreDamaged(f"the meta page of transaction {txnid} is not in {self._path}")
         return meta
 
+    def check_length(self, *, all_pages: bool) -> None:
+        """Raises StoreDamaged if the file was cut: whoever reads a page behind its end, LMDB too, is ended by the kernel (SIGBUS).
+
+        ``all_pages``: it must reach to its last page; otherwise to the last one in use.
+        """
+        meta = self.newest()
+        size = os.fstat(self._fd).st_size
+        if (meta.last_pg + 1) * meta.psize <= size:
+            return
+        end = 0 if all_pages else max((first + count for first, count in self.live_runs(meta)), default=0) * meta.psize
+        if all_pages or end > size:
+            raise StoreDamaged(f"{self._path} was cut: pages lie behind its end", cure="copy the store from the peer")
+
     def ship(self, epoch: Epoch, base: Position, old: Meta, new: Meta, sums: Sums | None = None) -> Shipment:
         """What leads from snapshot ``old`` to ``new``. Only for neighbours, or while a read transaction holds ``old``."""
         view = self._reaching(new)

@@ -130,5 +130,5 @@ def read_cursor(raw: bytes | memoryview) -> CursorRow:
 def _read(decoder: msgspec.msgpack.Decoder[_T], raw: bytes | memoryview, what: str) -> _T:
     try:
         return decoder.decode(raw)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:  # msgspec has none of its own for bad UTF-8
         raise StoreDamaged(f"a {what} row cannot be read", cause=str(error)) from error

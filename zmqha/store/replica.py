@@ -321,9 +321,12 @@ def _check_replay(ship: Shipment, base: Position, meta: bytes) -> None:
         raise StoreDamaged("the journal does not continue its baseline", cause=error.what) from error
 
 
-def _newest(path: Path) -> lmdb_page.Meta:
+def _newest(path: Path, *, all_pages: bool | None = None) -> lmdb_page.Meta:
+    """The newest meta page; the file's length is looked at too unless ``all_pages`` is None."""
     reader = PageReader(path)
     try:
+        if all_pages is not None:
+            reader.check_length(all_pages=all_pages)
         return reader.newest()
     finally:
         reader.close()
@@ -332,7 +335,8 @@ def _newest(path: Path) -> lmdb_page.Meta:
 def _newest_txn(directory: Path, recovered: Recovered | None) -> int:
     """The file's newest transaction, which must fit the journal: its baseline (LMDB may have written since), or a part of the way
     to its end."""
-    newest = _newest(directory / STORE_FILE)
+    replays = recovered is not None and not recovered.settled  # over pages that may be free: the free list does not count then
+    newest = _newest(directory / STORE_FILE, all_pages=replays)
     if recovered is None:
         return newest.txnid
     same = newest.body[8:] == recovered.base.meta[8:]
