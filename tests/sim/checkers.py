@@ -27,6 +27,7 @@ class Checkers:
         self.promised: dict[int, int] = {}  # producer -> last sequence
         self.promises = 0
         self.claims = 0
+        self.splits = 0  # times that a second one began to serve alone
         self.new_promise_ms = 0  # when the newest one was made
         self.roles: list[tuple[int, str, str, int, str]] = []  # (ms, node, state, epoch, reason), at each change
         self._cluster = cluster
@@ -49,6 +50,8 @@ class Checkers:
     def claimed(self, process: "Process", position: Position) -> None:
         """A store is opened for serving: it must hold every promise."""
         self.claims += 1
+        if self._cluster.split:
+            return
         last = self._cluster.history.last(position)
         for producer, sequence in self.promised.items():
             if last.get(producer, 0) < sequence:
@@ -77,7 +80,9 @@ class Checkers:
 
     def _alone(self, process: "Process") -> None:
         other = process.machine.peer.process
-        if other is not None and other.broker.ha.state is State.STANDALONE:
+        if self._cluster.split:
+            self.splits += int(other is not None and other.broker.ha.state is State.STANDALONE)
+        elif other is not None and other.broker.ha.state is State.STANDALONE:
             raise Violation(f"both servers are STANDALONE: {process.broker.ha.epoch} and {other.broker.ha.epoch} (I1)")
 
     def _promise(self, process: "Process", producer: int, sequence: int, verb: str) -> None:
@@ -106,7 +111,8 @@ class Checkers:
             raise Violation(f"{what}, paired, and the peer's disk does not hold it (O5)")
         theirs = other.process.broker.ha if other.process is not None else None
         if (
-            theirs is not None
+            not cluster.split
+            and theirs is not None
             and theirs.state in SERVING
             and theirs.step is Step.NONE
             and theirs.epoch > ha.epoch
@@ -134,7 +140,12 @@ class Checkers:
             raise Violation("after quiet a store is still damaged")
         if a.corrupt or b.corrupt:
             raise Violation("after quiet a store is a copy without all of its parts")
-        last = self._cluster.history.last(a.position)
-        missing = {producer: sequence for producer, sequence in self.promised.items() if last.get(producer, 0) < sequence}
+        history, consumer = self._cluster.history, self._cluster.consumer
+        done = consumer.acked_wires if consumer is not None else set()
+        missing = {
+            producer: lacking
+            for producer, sequence in self.promised.items()
+            if (lacking := [each for each in history.lacks(a.position, producer, sequence) if (producer, each) not in done])
+        }
         if missing:
             raise Violation(f"after quiet the store lacks {missing}")

@@ -1,6 +1,9 @@
 """Directed stories that need an eye for the right millisecond."""
 
+from collections.abc import Callable
+
 from tests.sim.cluster import Cluster
+from tests.sim.seeds import settle
 from tests.sim.violation import Violation
 from zmqha.core.peer_protocol import State
 
@@ -35,3 +38,34 @@ def stale_grant() -> None:
 
 def _state(cluster: Cluster) -> State | None:
     return cluster.a.process.broker.ha.state if cluster.a.process is not None else None
+
+
+def two_branches(seed: int, consumer: int | None, during: Callable[[Cluster], None] = lambda cluster: None) -> Cluster:
+    """A1 broken: both serve alone, a producer on each side, until the paths are back; then the two merge. ``consumer``: on which side
+    messages are consumed meanwhile. ``during`` happens as the paths come back."""
+    cluster = Cluster(seed, delays=0, split=True, producers=3)
+    a, b = cluster.a, cluster.b
+    cluster.form()
+    cluster.run(2000)
+    cluster.cables.blocked += 1
+    for sender in "ab":
+        cluster.cables.link[sender] += 1
+    for client, only in zip((*cluster.producers, cluster.consumer), (0, 1, None, consumer), strict=True):
+        assert client is not None
+        client.only = only
+
+    def both_serve() -> bool:
+        states = [m.process.broker.ha.state for m in (a, b) if m.process is not None]
+        return states == [State.STANDALONE, State.STANDALONE]
+
+    cluster.run_until(both_serve, 5000, "both serve alone")
+    cluster.run(4000)
+    cluster.cables.blocked -= 1
+    for sender in "ab":
+        cluster.cables.link[sender] -= 1
+    for client in (*cluster.producers, cluster.consumer):
+        assert client is not None
+        client.only = None
+    during(cluster)
+    settle(cluster)
+    return cluster

@@ -42,7 +42,7 @@ RECORD = struct.Struct("<QQI")
 _INDEX_ENTRY = 4
 
 HAS_PROPERTIES = 1
-MERGED = 2  # set by servers: stored by a branch that lost, merged into the other; delivered as redelivered
+MERGED = 4  # set by servers: stored by a branch that lost, merged into the other; delivered as redelivered
 X_MERGED = "x-merged"  # property of a merged message: the epoch counter of the branch it came from
 PERSISTENT = 1
 PRIORITY_DEFAULT = 4
