@@ -113,6 +113,20 @@ def test_an_attempt_that_begins_again_inserts_nothing_twice_and_its_report_goes_
     check(rig.service)
 
 
+def test_an_attempt_that_begins_again_before_the_last_is_durable_forgets_nothing_of_its_report() -> None:
+    rig = Winner()
+    rig.begin()
+    rig.item(batches=[("q", bodies("1", "2"))])
+    rig.wait(100)  # taken in, not durable
+    rig.begin()
+    rig.item(batches=[("q", bodies("1", "2"))])
+    rig.end()
+    rig.go_on()
+    (report,) = rig.service.merge_reports
+    assert [(row.merged, row.known) for row in report.queues] == [(2, 0)]
+    assert [tuple(each) for each in report.ranges] == [("q", 7, 1, 2)]
+
+
 def test_an_acknowledgement_counts_for_what_is_ready_and_never_for_what_is_in_flight() -> None:
     rig = Winner()
     for number in range(6):

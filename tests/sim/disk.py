@@ -19,7 +19,7 @@ from tests.sim.history import ROOT, History, Txn
 from tests.sim.violation import Violation
 from zmqha.core import actions as act
 from zmqha.core import events as ev
-from zmqha.core.branch import Difference, Done, Item, QueueCount, Survey, acknowledged, differences, items_of, past_of, undone
+from zmqha.core.branch import Difference, Done, Item, QueueCount, Survey, Undone, acknowledged, differences, items_of, past_of
 from zmqha.core.facts import NodeFacts
 from zmqha.core.limits import MIB
 from zmqha.core.message import cut, stored_head
@@ -461,7 +461,7 @@ class StoreThread:
         pieces = []
         for value in sorted(store.index):
             for stored in store.index[value] if value > past.last_value else ():
-                for start, stop in undone(stored, cursors.get(stored.destination)) if stored.destination in rows else ():
+                for start, stop in Undone(cursors.get(stored.destination)).of(stored) if stored.destination in rows else ():
                     batch = store.values[value][stored.position : stored.position + stored.length]
                     pieces.append((rows[stored.destination].name, cut(batch, stored_head(batch), start, stop)))
         return list(differences(past, rows.values())), list(acknowledged(past, rows.values(), cursors)), pieces

@@ -150,11 +150,14 @@ def items_of(told: list[Difference], done: Iterable[Done], batches: Iterable[tup
         yield Batches(tuple(entries), b"".join(held))
 
 
-def undone(stored: Stored, cursor: CursorRow | None) -> list[Range]:
-    """Which messages of a batch are not done, counted from its first."""
-    first, end = stored.offset, stored.offset + stored.count
-    if cursor is None:
-        return [(0, stored.count)]
-    done = RangeSet(cursor.done)
-    floor = done.absorb(cursor.floor)
-    return [(low - first, high - first) for low, high in done.gaps(max(first, floor), end)]
+class Undone:
+    """Which messages of a queue are not done."""
+
+    def __init__(self, cursor: CursorRow | None) -> None:
+        self._done = RangeSet(cursor.done if cursor is not None else ())
+        self._floor = self._done.absorb(cursor.floor if cursor is not None else 0)
+
+    def of(self, stored: Stored) -> list[Range]:
+        """Of a batch, counted from its first."""
+        first, end = stored.offset, stored.offset + stored.count
+        return [(low - first, high - first) for low, high in self._done.gaps(max(first, self._floor), end)]

@@ -47,6 +47,11 @@ class Merge:
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
         self._actions: list[SendBulk | Note] = []
+        self.forget()
+
+    def forget(self) -> None:
+        """A term of being active is over, or what was taken in is out again."""
+        self._accepted: MergeReport | None = None  # newest report handed to a commit; another attempt goes on from it
         self.clear()
 
     def clear(self) -> None:
@@ -60,6 +65,7 @@ class Merge:
         self._differences: list[Difference] = []
         self._seen: dict[str, int] = {}  # messages of this attempt by queue
         self._report: MergeReport | None = None
+        self._rows: dict[str, QueueReport] = {}  # of the report
 
     @property
     def pending(self) -> bool:
@@ -82,6 +88,7 @@ class Merge:
             self.clear()
             self._asked, self._route = asked, sender
             self._report = self._report_of(message, loser, wall_ms)
+            self._rows = {row.name: row for row in self._report.queues}
             self.note("merge.begin", loser=loser, branch=message.branch.counter, common_txn=message.common_txn)
         self._tell(now_ms)
 
@@ -122,8 +129,8 @@ class Merge:
         if self.pending:
             item = self._items.popleft()
             self._take(item)
-            assert self._report is not None
-            self._desk.commits.mark(MergeMark(self._asked, item.index, self._report, end=item.message is None))
+            report = self._accepted = self._present()._replace(queues=tuple(self._rows.values()))
+            self._desk.commits.mark(MergeMark(self._asked, item.index, report, end=item.message is None))
             self._tell(now_ms)
         elif now_ms - self._told_ms >= TELL_MS:
             self._tell(now_ms)
@@ -145,12 +152,13 @@ class Merge:
 
     def undone(self) -> None:
         """The store was full: items taken in are out again. The loser hears nothing any more and begins again."""
-        self.clear()
+        self.forget()
 
     # --- inside -------------------------------------------------------------------------------------------------------------
 
     def _report_of(self, message: SalvageBegin, loser: str, wall_ms: int) -> MergeReport:
-        for report in self._desk.reports:
+        newest = [self._accepted] if self._accepted is not None else []
+        for report in (*newest, *self._desk.reports):
             if (report.loser, report.branch) == (loser, message.branch):
                 return report
         number = self._desk.reports[-1].number + 1 if self._desk.reports else 1
@@ -184,9 +192,8 @@ class Merge:
             return
         if queue is None:
             queue = self._create(name)
-        report, branch = self._present(), self._present().branch.counter
         first, count = head.first + known, head.count - known
-        marked = merged(cut(batch, head, known, head.count), branch)
+        marked = merged(cut(batch, head, known, head.count), self._present().branch.counter)
         if sequence.accepted == 0:
             desk.producers.keep(head.producer, queue.number, sequence)
         queue.expect(count, len(marked))
@@ -195,7 +202,8 @@ class Merge:
         )  # fmt: skip
         sequence.accepted = head.next - 1
         desk.commits.accept(send)
-        self._report = _counted(report.with_range(MergedRange(name, head.producer, first, head.next - 1)), name, merged=count)
+        self._report = self._present().with_range(MergedRange(name, head.producer, first, head.next - 1))
+        self._count(name, merged=count)
 
     def _create(self, name: str) -> Queue:
         """With the limits it has there, if it is new there; else it was removed here."""
@@ -220,7 +228,7 @@ class Merge:
             desk.delivery.cache.drop((queue.number, first))
             desk.values.finish(value)
         desk.delivery.wake(queue)
-        self._report = _counted(self._present(), name, acknowledged=taken)
+        self._count(name, acknowledged=taken)
 
     def _end(self) -> None:
         queues = self._desk.queues.by_name
@@ -236,12 +244,14 @@ class Merge:
                 self._audit(f"queue {name} has other limits there: {there}; here they stay")
             elif kind == "limits" and here is None:
                 self._audit(f"queue {name} got other limits there ({there}) and was removed here")
-        report = self._present()
-        rows = {row.name: row for row in report.queues}
         for name, seen in self._seen.items():
-            row = rows.get(name, QueueReport(name, 0, 0, 0))
-            rows[name] = row._replace(known=max(0, seen - row.merged))
-        self._report = report._replace(queues=tuple(rows.values()), finished=True)
+            row = self._rows.get(name, QueueReport(name, 0, 0, 0))
+            self._rows[name] = row._replace(known=max(0, seen - row.merged))
+        self._report = self._present()._replace(finished=True)
+
+    def _count(self, name: str, *, merged: int = 0, acknowledged: int = 0) -> None:
+        row = self._rows.get(name, QueueReport(name, 0, 0, 0))
+        self._rows[name] = row._replace(merged=row.merged + merged, acknowledged=row.acknowledged + acknowledged)
 
     def _present(self) -> MergeReport:
         assert self._report is not None
@@ -258,13 +268,6 @@ class Merge:
 
     def note(self, event: str, **fields: object) -> None:
         self._actions.append(Note(event, tuple(fields.items())))
-
-
-def _counted(report: MergeReport, name: str, *, merged: int = 0, acknowledged: int = 0) -> MergeReport:
-    rows = {row.name: row for row in report.queues}
-    row = rows.get(name, QueueReport(name, 0, 0, 0))
-    rows[name] = row._replace(merged=row.merged + merged, acknowledged=row.acknowledged + acknowledged)
-    return report._replace(queues=tuple(rows.values()))
 
 
 def _check(message: Salvage, data: bytes) -> None:

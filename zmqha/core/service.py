@@ -91,7 +91,7 @@ class Service:
     def _forget(self, last_value: int) -> None:
         self._desk.clear(last_value)
         self._consumers.clear()
-        self.merge.clear()
+        self.merge.forget()
 
     def new_epoch(self, epoch: Epoch) -> None:
         """The mode changed while this server stays active: replies carry the new epoch, sessions stay."""

@@ -14,14 +14,14 @@ from zmqha.core.branch import (
     Item,
     QueueCount,
     Survey,
+    Undone,
     acknowledged,
     differences,
     items_of,
     past_of,
-    undone,
 )
 from zmqha.core.message import cut, stored_head
-from zmqha.core.work import CursorRow, DestinationRow
+from zmqha.core.work import CursorRow, DestinationRow, Stored
 from zmqha.store import lmdb_store, records
 
 
@@ -57,8 +57,8 @@ class Branch:
     def survey(self) -> Survey:
         """How much there is to hand over."""
         messages: dict[str, int] = {}
-        for name, count, _ in self._pieces():
-            messages[name] = messages.get(name, 0) + count
+        for name, _, _, start, stop in self._pieces():
+            messages[name] = messages.get(name, 0) + stop - start
         done: dict[str, int] = {}
         for _, name, ranges in self._done():
             done[name] = done.get(name, 0) + sum(end - first for first, end in ranges)
@@ -67,7 +67,7 @@ class Branch:
 
     def items(self) -> Iterator[Item]:
         """Everything, in pieces that fit one message."""
-        return items_of(list(self._differences()), self._done(), ((name, batch) for name, _, batch in self._pieces()))
+        return items_of(list(self._differences()), self._done(), self._batches())
 
     def _done(self) -> Iterator[Done]:
         return acknowledged(self._past, self._names.values(), self._cursors)
@@ -75,17 +75,21 @@ class Branch:
     def _differences(self) -> Iterator[Difference]:
         return differences(self._past, self._names.values())
 
-    def _pieces(self) -> Iterator[tuple[str, int, bytes]]:
-        """(queue, messages, batch) of everything stored after the past and not done."""
+    def _batches(self) -> Iterator[tuple[str, bytes]]:
+        """(queue, batch): everything stored after the past and not done."""
+        for name, raw, stored, start, stop in self._pieces():
+            batch = raw[stored.position : stored.position + stored.length]
+            yield name, cut(batch, stored_head(batch), start, stop)
+
+    def _pieces(self) -> Iterator[tuple[str, memoryview, Stored, int, int]]:
+        """(queue, log value, batch in it, from, to) of the same; of a value only the head is read."""
+        queues = {number: (row.name, Undone(self._cursors.get(number))) for number, row in self._names.items()}
         with self._txn.cursor(db=self._log) as cursor:
             found = cursor.set_range(records.log_key(self._past.last_value + 1))
             while found:
-                value, raw = records.log_number(cursor.key()), cursor.value()
-                for stored in records.read_log_head(value, raw):
-                    row = self._names.get(stored.destination)
-                    if row is None:
-                        continue  # of a queue that was removed
-                    for start, stop in undone(stored, self._cursors.get(stored.destination)):
-                        batch = raw[stored.position : stored.position + stored.length]
-                        yield row.name, stop - start, cut(batch, stored_head(batch), start, stop)
+                raw = cursor.value()
+                for stored in records.read_log_head(records.log_number(cursor.key()), raw):
+                    name, undone = queues.get(stored.destination, ("", None))
+                    for start, stop in undone.of(stored) if undone is not None else ():  # None: its queue was removed
+                        yield name, raw, stored, start, stop
                 found = cursor.next()
