@@ -48,7 +48,6 @@ def merge(invocation: Invocation, dry_run: bool, server: str | None) -> None:
             _show_reports(invocation, servers.ask_active("merges"))
             return
         name, host = chosen(servers, waits)
-        invocation.confirm(f"{name} hands over what only it holds; then it copies the other server's store")
         answer = servers.ask(host, "merge")
     invocation.result(f"{name} hands its branch over to {answer['into']}; see: zmqha status", answer)
 
