@@ -75,6 +75,17 @@ def test_t2_merge_the_store_is_kept_first_and_copied_over_only_when_the_winner_h
     assert rig.asked(act.Follow) and rig.state is State.PASSIVE_SYNC
 
 
+def test_t2_merge_a_damaged_store_is_handed_over_only_by_an_operators_order() -> None:
+    rig = diverged(merges=False)
+    rig.ha.facts = rig.ha.facts._replace(doubted=True)
+    rig.ha.identity = rig.ha.identity._replace(merges=True)
+    rig.run(1000)
+    assert not rig.asked(act.KeepBranch)
+    rig.ha.merge()
+    rig.run(50)
+    assert len(rig.asked(act.KeepBranch)) == 1
+
+
 def test_t2_merge_ends_with_the_winners_session_and_begins_again_with_the_next() -> None:
     rig = diverged()
     rig.ha.branch_kept()

@@ -466,6 +466,8 @@ class Broker:
             return
         if ha.diverged is None or ha.state is not State.WAITING:
             self.survey, self._surveying = None, False
+        elif ha.store_doubted:
+            return  # a damaged store is opened only by an operator's order
         elif self.survey is None and not self._surveying and ha.step is Step.NONE and ha.durable.standing is Standing.BEHIND:
             self._surveying = True
             self._actions.append(KeepBranch(ha.diverged.common_txn, keep=False))

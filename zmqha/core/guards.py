@@ -265,8 +265,8 @@ class Guards(View):
         Condition("it is not being handed over yet", lambda view, now_ms: not view.merging),
         Condition("the disk says that it has lost", lambda view, now_ms: view.durable.standing is Standing.BEHIND),
         Condition(
-            'on_divergence is "merge", or an operator has said zmqha merge',
-            lambda view, now_ms: view.identity.merges or view.merge_wanted,
+            'on_divergence is "merge" and the store is not damaged, or an operator has said zmqha merge',
+            lambda view, now_ms: view.hands_over,
         ),
         _FRESH,
         _SERVES_ALONE,

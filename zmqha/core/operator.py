@@ -181,8 +181,7 @@ class Operator:
     def _branch_waits(self, broker: "Broker") -> bool:
         """Does this server hold a branch that it does not hand over by itself."""
         ha = broker.ha
-        by_itself = ha.identity.merges or ha.merge_wanted
-        return ha.diverged is not None and (not by_itself or bool(ha.keep_refused))
+        return ha.diverged is not None and (not ha.hands_over or bool(ha.keep_refused))
 
     def _branch(self, broker: "Broker", now_ms: int) -> str:
         """What becomes of the branch of a server that lost."""
@@ -194,7 +193,7 @@ class Operator:
         if ha.merging:
             sent, durable = broker.salvager.progress
             return f"{me} hands its own over to {other} now ({durable} of {sent} pieces are durable there)."
-        if ha.identity.merges or ha.merge_wanted:
+        if ha.hands_over:
             return f"{me} hands its own over once {other} serves in fresh contact; nothing is to be done."
         return f"to hand those of {me} over: zmqha merge (first: zmqha merge --dry-run); {give_up}"
 
@@ -344,6 +343,12 @@ class Operator:
                 "there is nothing to merge",
                 cause="this store holds nothing that the serving one lacks, or the other server does not serve",
                 cure="look at `zmqha status`",
+            )
+        if ha.store_doubted:
+            raise OperationFailed(
+                "what this branch holds cannot be counted",
+                cause=f"its store is damaged ({ha.facts.reason})",
+                cure="zmqha merge tries what can be read, zmqha resync --discard-own gives it up",
             )
         if survey is None:
             raise Unfinished(

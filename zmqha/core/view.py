@@ -276,6 +276,11 @@ class View:
         """The store's file is kept under a second name: it must not be written in place."""
         return bool(self.kept.state)
 
+    @property
+    def hands_over(self) -> bool:
+        """Is this branch handed over without waiting for an operator: the policy, and a store that is not damaged; or his order."""
+        return self.merge_wanted or (self.identity.merges and not self.store_doubted)
+
     def cannot_merge_on(self, now_ms: int) -> bool:
         """A branch is being handed over, and its winner is lost, or not what it was when that began."""
         return self.merging and not (self.state is State.WAITING and self._winner_stays(now_ms))
