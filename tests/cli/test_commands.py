@@ -11,7 +11,7 @@ from fake_pair import URL, Pair, Run, row, view
 from zmqha.cli import COMMANDS, contexts, failure, root
 from zmqha.cli.init import default_gateway
 from zmqha.cli.table import Column, table
-from zmqha.errors import QueueFull, ZmqhaError
+from zmqha.errors import OperationFailed, QueueFull, ZmqhaError
 
 QUEUE = {
     "name": "orders", "messages": 12, "ready": 10, "unacked": 2, "consumers": 1, "bytes": 900, "max_messages": 100, "max_bytes": 10000,
@@ -315,3 +315,50 @@ def test_commands_that_ask_no_server_offer_no_url(run: Run, name: str) -> None:
 def test_completion_scripts(run: Run) -> None:
     for shell in ("bash", "zsh", "fish"):
         assert "_ZMQHA_COMPLETE" in run("completion", shell).out
+
+
+REPORT = {
+    "number": 1, "wall_ms": 1_700_000_000_000, "winner": "edge-a", "winner_epoch": 5, "loser": "edge-b", "branch": 4, "common_txn": 90,
+    "queues": [{"name": "orders", "merged": 7, "known": 2, "acknowledged": 1}],
+    "ranges": [{"queue": "orders", "producer": 9, "first": 3, "last": 9}], "ranges_left_out": 0,
+    "audit": ["queue old was removed there; it stays here"], "audit_left_out": 0, "finished": True,
+}  # fmt: skip
+
+
+def test_merge_lists_reports_where_no_server_waits(run: Run, pair: Pair) -> None:
+    pair.answers["merges"] = {"server": "edge-a", "reports": [REPORT]}
+    shown = run("merge")
+    assert shown.code == 0
+    assert "orders" in shown.out and "2023-11-14T22:13:20" in shown.out
+    assert "queue old was removed there" in shown.err
+    assert json.loads(run("merge", "-f", "json").out)["reports"] == [REPORT]
+
+
+def test_merge_starts_on_the_server_that_waits_for_an_operator(run: Run, pair: Pair) -> None:
+    for host in pair.status.values():
+        host["servers"][1].update(state="WAITING", standing="behind")
+    pair.status["10.0.7.12:7400"]["needs_operator"] = True
+    pair.answers["merge"] = {"merge": "edge-b", "into": "edge-a", "started": True}
+    assert run("merge").code == 0
+    assert pair.asked[-1] == ("merge", {}, 1)
+
+
+def test_merge_dry_run_shows_what_would_be_handed_over(run: Run, pair: Pair) -> None:
+    for host in pair.status.values():
+        host["servers"][1].update(state="WAITING", standing="behind")
+    pair.answers["merge"] = {
+        "server": "edge-b", "into": "edge-a", "branch": 4, "common_txn": 90,
+        "queues": [{"name": "orders", "messages": 9, "acknowledged": 1}],
+        "differences": [{"kind": "created", "name": "new", "max_messages": 0, "max_bytes": 0}],
+    }  # fmt: skip
+    shown = run("merge", "--dry-run")
+    assert shown.code == 0 and "orders" in shown.out and "queue new: created" in shown.err
+    assert pair.asked[-1] == ("merge", {"dry_run": True}, 1)
+
+
+def test_merge_dry_run_says_in_three_lines_that_there_is_nothing(run: Run, pair: Pair) -> None:
+    for host in pair.status.values():
+        host["servers"][1].update(state="WAITING")
+    pair.answers["merge"] = OperationFailed("there is nothing to merge", cause="none", cure="look at `zmqha status`")
+    failed = run("merge", "--dry-run")
+    assert (failed.code, len(failed.err.splitlines())) == (1, 3)

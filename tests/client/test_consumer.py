@@ -204,6 +204,21 @@ def test_many_held_ranges_do_not_exceed_a_frame():
     assert len(subscription.take()[0].held) == HELD_RANGES_MAX
 
 
+def test_an_old_copy_that_is_acknowledged_settles_the_new_one_that_waits():
+    subscription = opened()
+    subscription.deliver(delivery(0, 2))
+    subscription.buffer.popleft()  # both are with the application
+    subscription.lost()
+    subscription.take()
+    subscription.subscribed([(1, 2)])  # 0 is somebody else's now
+    subscription.take()
+    subscription.deliver(delivery(0, 1))  # and comes back
+    losses = subscription.losses
+    assert subscription.ack(0)
+    assert not subscription.buffer and subscription.losses > losses
+    assert subscription.take() == [Ack(5, ((0, 1),))]
+
+
 STEPS = st.lists(
     st.tuples(
         st.sampled_from(

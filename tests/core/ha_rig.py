@@ -59,6 +59,7 @@ class Rig:
     def __init__(
         self, *, standing: Standing = Standing.PAIRED, primary: bool = True, position: Position | None = None, peer: bool = True,
         lineage: Lineage = LINE, epoch: Epoch = E2, peer_high: int = 0, resume_alone: bool = False,
+        merges: bool = True,
     ) -> None:  # fmt: skip
         facts = NodeFacts("cf", "a", incarnation=5, epoch=epoch if standing is not Standing.NEW else NO_EPOCH, standing=standing)
         self.now_ms = 1_000_000
@@ -70,7 +71,7 @@ class Rig:
         self.lineage: Lineage = () if standing is Standing.NEW else lineage
         self.peer_high = peer_high
         self.fault = ""
-        identity = Identity("cf", "a", "b" if peer else "", primary, "tcp://a:7400", resume_alone=resume_alone)
+        identity = Identity("cf", "a", "b" if peer else "", primary, "tcp://a:7400", resume_alone=resume_alone, merges=merges)
         self.ha = HA(identity, Timers(), facts, Random(1), self.now_ms, gateway=peer)
         self._store: list[act.Action] = []
         self._echoes: list[tuple[int, Echo]] = []

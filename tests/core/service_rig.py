@@ -5,6 +5,7 @@ from typing import Any
 
 from zmqha.core.actions import Fetch, SendToClient
 from zmqha.core.client_protocol import Command, Durability, Envelope, Open, Refused, decode
+from zmqha.core.merge_report import MergeReport
 from zmqha.core.message import batch_of
 from zmqha.core.position import NO_EPOCH, Epoch
 from zmqha.core.service import Service, ServiceSettings
@@ -34,10 +35,15 @@ class ToyStore:
         self.values: dict[int, bytes] = {}
         self.index: dict[int, list[Stored]] = {}
         self.last_value = 0
+        self.last_number = 0
+        self.reports: dict[int, MergeReport] = {}
 
     def apply(self, work: Work) -> None:
         for row in work.destinations:
             self.destinations[row.number] = row
+            self.last_number = max(self.last_number, row.number)
+        for report in work.reports:
+            self.reports[report.number] = report
         for cursor in work.cursors:
             self.cursors[cursor.destination] = cursor
         for producer in work.producers:
@@ -71,7 +77,8 @@ class ToyStore:
     def image(self) -> StoreImage:
         log = [stored for value in sorted(self.index) for stored in self.index[value]]
         rows = tuple(self.destinations.values()), tuple(self.cursors.values()), tuple(self.producers.values())
-        return StoreImage(*rows, tuple(log), self.last_value)
+        reports = tuple(self.reports[number] for number in sorted(self.reports))
+        return StoreImage(*rows, tuple(log), self.last_value, self.last_number, reports)
 
 
 class Rig:

@@ -8,7 +8,7 @@ from zmqha.core.actions import ResetPath
 from zmqha.core.contact import LONG_AGO
 from zmqha.core.ha import TABLE
 from zmqha.core.peer_protocol import NO_SESSION, Beat, Drop, Grant, Session, Standing, State, Sub
-from zmqha.core.position import Epoch, Mode
+from zmqha.core.position import NOWHERE, Epoch, Mode
 from zmqha.core.timers import REJOIN_MS
 from zmqha.core.view import Step
 from zmqha.errors import OperationFailed, Unfinished
@@ -39,16 +39,80 @@ def test_t2_a_waiting_server_copies_from_a_lone_one_and_says_behind_before_the_f
     assert rig.ha.durable.standing is Standing.BEHIND
 
 
-def test_t2_a_store_that_diverged_is_not_overwritten() -> None:
+def diverged(*, merges: bool = True) -> Rig:
+    """Both served alone; the other one serves on."""
     mine = (*LINE, entry(Epoch(3, 99), Mode.SOLE, 8))
-    rig = Rig(standing=Standing.SOLE, lineage=mine, epoch=Epoch(3, 99), position=at(Epoch(3, 99), 9))
+    rig = Rig(standing=Standing.SOLE, lineage=mine, epoch=Epoch(3, 99), position=at(Epoch(3, 99), 9), merges=merges)
     rig.say(state=State.STANDALONE, standing=Standing.SOLE, epoch=Epoch(9, 9), position=at(Epoch(9, 9), 12),
             lineage=(*LINE, entry(Epoch(9, 9), Mode.SOLE, 10)))  # fmt: skip
     rig.run(300)
     assert rig.state is State.WAITING
     assert rig.ha.diverged is not None
     assert rig.ha.durable.standing is Standing.BEHIND
+    return rig
+
+
+def test_t2_a_store_that_diverged_is_not_overwritten() -> None:
+    rig = diverged(merges=False)
+    rig.run(2000)
+    assert not rig.asked(act.Follow) and not rig.asked(act.KeepBranch)
+    rig.ha.merge()
+    rig.run(50)
+    assert rig.asked(act.KeepBranch) == [act.KeepBranch(7, keep=True)]
+
+
+def test_t2_merge_the_store_is_kept_first_and_copied_over_only_when_the_winner_has_everything() -> None:
+    rig = diverged()
+    assert rig.asked(act.KeepBranch) == [act.KeepBranch(7, keep=True)]
+    assert rig.ha.sub(rig.now_ms) is Sub.MERGING and rig.ha.whole_copy_only is False
+    rig.ha.branch_kept()
+    rig.run(2000)
+    assert rig.ha.merging and rig.ha.whole_copy_only
     assert not rig.asked(act.Follow)
+    rig.ha.branch_merged(Epoch(9, 9))
+    assert rig.ha.held.position == NOWHERE  # nothing is laid over the kept file
+    rig.run(50)
+    assert rig.asked(act.Follow) and rig.state is State.PASSIVE_SYNC
+
+
+def test_t2_merge_a_damaged_store_is_handed_over_only_by_an_operators_order() -> None:
+    rig = diverged(merges=False)
+    rig.ha.facts = rig.ha.facts._replace(doubted=True)
+    rig.ha.identity = rig.ha.identity._replace(merges=True)
+    rig.run(1000)
+    assert not rig.asked(act.KeepBranch)
+    rig.ha.merge()
+    rig.run(50)
+    assert len(rig.asked(act.KeepBranch)) == 1
+
+
+def test_t2_merge_ends_with_the_winners_session_and_begins_again_with_the_next() -> None:
+    rig = diverged()
+    rig.ha.branch_kept()
+    rig.say(session=Session(8, 1), state=State.WAITING)
+    rig.run(300)
+    assert not rig.ha.merging
+    rig.say(state=State.STANDALONE, epoch=Epoch(10, 1), position=at(Epoch(10, 1), 13), number=2,
+            lineage=(*LINE, entry(Epoch(9, 9), Mode.SOLE, 10), entry(Epoch(10, 1), Mode.SOLE, 13)))  # fmt: skip
+    rig.run(300)
+    assert len(rig.asked(act.KeepBranch)) == 2
+
+
+def test_t2_merge_a_store_that_cannot_be_kept_is_tried_again_later_and_never_handed_over() -> None:
+    rig = diverged()
+    rig.ha.keep_failed("no room", rig.now_ms)
+    rig.run(1000)
+    assert len(rig.asked(act.KeepBranch)) == 1 and not rig.ha.merging
+    rig.run(5000)
+    assert len(rig.asked(act.KeepBranch)) == 2
+
+
+def test_a_store_that_was_merged_into_another_branch_is_merged_again() -> None:
+    rig = diverged()
+    rig.ha.branch_kept()
+    rig.ha.branch_merged(Epoch(77, 7))  # the peer's lineage does not know that epoch
+    rig.run(300)
+    assert not rig.asked(act.Follow) and len(rig.asked(act.KeepBranch)) == 2
 
 
 @pytest.mark.parametrize("wrong", [{"version": 99}, {"primary": True}])

@@ -3,12 +3,15 @@
 import json
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from zmqha.core.message import (
+    HAS_PROPERTIES,
     HEADER_BYTES,
+    MERGED,
     RECORD,
     Record,
     batch_of,
@@ -17,6 +20,7 @@ from zmqha.core.message import (
     fit,
     index_of,
     largest_record,
+    merged,
     pack_batch,
     pack_record,
     read_head,
@@ -120,10 +124,33 @@ def test_a_record_that_lies_about_its_properties_is_found_by_who_decodes_it() ->
         list(records(pack_batch([b"short"], producer=1, first=1)))
 
 
-def test_renumbering_changes_the_sequence_only() -> None:
+def test_renumbering_changes_producer_and_sequence_only() -> None:
     batch = batch_of([b"a", b"b"], producer=1, first=5)
-    assert renumber(batch, 2) == batch_of([b"a", b"b"], producer=1, first=2)
+    assert renumber(batch, 2, 9) == batch_of([b"a", b"b"], producer=9, first=2)
     assert index_of(batch, 2).tolist() == [21, 42]
+
+
+def test_a_merged_batch_says_so_in_flag_and_properties_and_keeps_the_rest() -> None:
+    properties = msgspec.msgpack.encode({"k": 1})
+    made = pack_batch(
+        [pack_record(b"plain", sent_ms=5), pack_record(b"rich", sent_ms=6, expires_ms=9, properties=properties)],
+        producer=1, first=4, flags=HAS_PROPERTIES, priority=7, expiry_ms=9,
+    )  # fmt: skip
+    told = merged(made, 12)
+    head = read_head(told)
+    assert head == read_head(made)._replace(flags=HAS_PROPERTIES | MERGED)
+    plain, rich = records(told)
+    assert (plain.body, plain.sent_ms, msgspec.msgpack.decode(plain.properties)) == (b"plain", 5, {"x-merged": 12})
+    assert (rich.body, rich.expires_ms, msgspec.msgpack.decode(rich.properties)) == (b"rich", 9, {"k": 1, "x-merged": 12})
+
+
+def test_a_slice_can_be_merged_and_so_can_properties_that_are_no_map() -> None:
+    made = pack_batch([pack_record(b"%d" % n, sent_ms=0, properties=b"\xc1") for n in range(4)], producer=1, first=1)
+    told = merged(cut(made, read_head(made), 1, 3), 12)
+    assert (read_head(told).first, [(one.body, one.properties) for one in records(told)]) == (
+        2,
+        [(b"1", b"\xc1"), (b"2", b"\xc1")],
+    )
 
 
 @pytest.mark.parametrize("name", ["a", "orders/eu", "A-1_2.x", "x" * 200, "..a", "a/b/c"])
@@ -138,3 +165,9 @@ def test_bad_names(name: str) -> None:
     with pytest.raises(BadName) as caught:
         check_name(name)
     assert caught.value.cause and caught.value.cure and len(caught.value.what) < 300
+
+
+def test_records_that_are_none_are_merged_as_they_are() -> None:
+    made = pack_batch([b"short"], producer=1, first=1)
+    told = merged(made, 12)
+    assert (read_head(told).flags, told[48:]) == (MERGED, made[48:])

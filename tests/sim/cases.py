@@ -37,14 +37,14 @@ CASES: dict[int, tuple[str, tuple[str, ...]]] = {
         "a torn page or meta page",
         (
             "both_lose_power.txt",
-            "tests/store/test_crash_images.py::test_a_power_cut_leaves_the_last_acknowledged_transaction_or_a_later_one",
+            "tests/store/test_crash_images.py::test_a_power_cut_leaves_a_passive_the_last_acknowledged_transaction_or_a_later_one",
         ),
     ),
     23: (
         "the passive crashes inside a batch of pages",
         (
             "tests/store/test_crash_images.py::test_a_kill_at_any_named_point_loses_nothing_acknowledged",
-            "tests/store/test_crash_images.py::test_a_power_cut_leaves_the_last_acknowledged_transaction_or_a_later_one",
+            "tests/store/test_crash_images.py::test_a_power_cut_leaves_a_passive_the_last_acknowledged_transaction_or_a_later_one",
         ),
     ),
     24: ("both crash, the fresh one returns first", ("both_killed_fresh_first.txt",)),

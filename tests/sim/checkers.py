@@ -134,7 +134,7 @@ class Checkers:
             raise Violation(f"{what}, paired, and the peer's disk does not hold it (O5)")
         theirs = other.process.broker.ha if other.process is not None else None
         if (
-            not self._cluster.split
+            not cluster.split
             and theirs is not None
             and theirs.state in SERVING
             and theirs.step is Step.NONE
@@ -163,7 +163,12 @@ class Checkers:
             raise Violation("after quiet a store is still damaged")
         if a.corrupt or b.corrupt:
             raise Violation("after quiet a store is a copy without all of its parts")
-        last = self._cluster.history.last(a.position)
-        missing = {producer: sequence for producer, sequence in self.promised.items() if last.get(producer, 0) < sequence}
+        history, consumer = self._cluster.history, self._cluster.consumer
+        done = consumer.acked_wires if consumer is not None else set()
+        missing = {
+            producer: lacking
+            for producer, sequence in self.promised.items()
+            if (lacking := [each for each in history.lacks(a.position, producer, sequence) if (producer, each) not in done])
+        }
         if missing:
             raise Violation(f"after quiet the store lacks {missing}")

@@ -41,7 +41,7 @@ class Cluster:
         self.timers = Timers()
         self.cache_bytes = cache_bytes
         self.resume_alone = resume_alone
-        self.split = split  # A1 is broken on purpose: two may serve alone at once
+        self.split = split  # A1 is broken on purpose: two may serve alone at once; in the end nothing is lost
         self.datagrams = True  # Beats by UDP while contact is in doubt
         kind = self.random.choice((0, 0, 1, 2, 3)) if delays is None else delays
         self.network = Network(self.clock, self.cables, self.random, DELAYS_MS[kind])
@@ -117,6 +117,8 @@ class Cluster:
 
     def note(self, process: Process, event: str, fields: dict[str, Any]) -> None:
         """A Note of a broker."""
+        if event == "ha.keep" and not self.split:
+            raise Violation(f"{process.machine.name} has lost a divergence, and A1 holds (I1, I3)")
         self.notes.append((self.clock.now_ms, process.machine.name, event, fields))
         if event != f"ha.{process.broker.ha.state.value.lower()}":
             self.tell(process.machine, f"{event} " + " ".join(f"{key}={value}" for key, value in fields.items()))

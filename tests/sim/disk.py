@@ -9,7 +9,8 @@ after a restart is taken as it is).
 """
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import islice
 from random import Random
 from types import UnionType
 from typing import Any
@@ -20,12 +21,15 @@ from tests.sim.history import ROOT, History, Txn
 from tests.sim.violation import Violation
 from zmqha.core import actions as act
 from zmqha.core import events as ev
+from zmqha.core.branch import Difference, Done, Item, QueueCount, Survey, Undone, acknowledged, differences, items_of, past_of
 from zmqha.core.facts import NodeFacts
 from zmqha.core.limits import MIB
+from zmqha.core.message import cut, stored_head
 from zmqha.core.peer_protocol import CopyBegin, CopyEnd, CopyPages, CopyRound, Held, Way
-from zmqha.core.position import NOWHERE, Mode, Position
+from zmqha.core.position import NOWHERE, Epoch, Mode, Position
 from zmqha.core.shipment import Shipment
 from zmqha.errors import NoSpace
+from zmqha.store.shared_past import SharedPast
 
 PAYLOAD = bytes(MIB)
 SCRUB_MS = 300
@@ -49,6 +53,7 @@ class Disk:
         self.lies_since: Position | None = None  # it says "synced" and keeps nothing that came after this
         self.tears: bool | None = None  # whether a crash tears the slot that is being written; None: chance decides
         self._image: tuple[NodeFacts | None, Position | None] = (None, None)
+        self.kept: tuple[Position, ev.KeptBranch] | None = None  # a store that has a second name
         self.generation = 0  # +1 when the disk was replaced
 
     def write(self, position: Position, *, synced: bool) -> None:
@@ -91,9 +96,13 @@ class Disk:
         self.rotten = True
         self.flips += 1
 
+    def kept_branch(self) -> ev.KeptBranch:
+        """What is kept of the present store."""
+        return self.kept[1] if self.kept is not None and self.kept[0] == self.position else ev.KeptBranch()
+
     def replace(self) -> None:
         """A new, empty one."""
-        self.facts = self.writing = self.position = self.synced = None
+        self.facts = self.writing = self.position = self.synced = self.kept = None
         self.corrupt = self.partial = self.rotten = False
         self.generation += 1
 
@@ -140,7 +149,10 @@ class StoreThread:
         self._taken: Position | None = None  # journalled, maybe not flushed
         self._unflushed: list[Position] = []
         self._copy: _Copy | None = None
+        self._past = SharedPast()
+        self._items: Iterator[Item] = iter(())
         self._refusals = 0
+        self._opened = False  # just now, by a Claim that has not answered yet
         self._clock, self._random, self._disk, self._history, self._node = clock, random, disk, history, node
         self._report = report
         self._frozen_until = frozen_until
@@ -235,7 +247,7 @@ class StoreThread:
                 return [
                     (sync, self._settle),
                     *self._saving(action.facts, sync),
-                    (sync, lambda: self._begin_epoch(action.epoch, Mode.SOLE, action.reason)),
+                    (sync, lambda: self._open_for(action)),
                     (sync, lambda: self._claimed(action)),
                 ]
             case act.PairUp():
@@ -257,6 +269,12 @@ class StoreThread:
                 return [(quick, lambda: self._copy_out(action))]
             case act.StopCopy():
                 return [(0, self._stop_copy)]
+            case act.KeepBranch():
+                return [(sync, lambda: self._keep_branch(action))]
+            case act.ReadBranch():
+                return [(quick, lambda: self._read_branch(action))]
+            case act.SettleBranch(into):
+                return [(sync, lambda: self._settle_branch(into)), (0, lambda: self._report(ev.SalvageSettled(into)))]
         raise AssertionError(action)
 
     # --- serving ------------------------------------------------------------------------------------------------------------
@@ -280,8 +298,10 @@ class StoreThread:
             self._refusals += 1
             self._report(ev.CommitRefused(action.work.number, NoSpace("the disk is full", cause="the simulation", cure="wait")))
             return
+        self._past.peer_holds(action.peer_high)
         txn = self._history.commit(self._disk.position, action.epoch, action.work, action.peer_high)
         self.store.apply(action.work)
+        self._past.committed(txn.position.txn, action.work)
         self._disk.write(txn.position, synced=action.solo)
         self._report(ev.Committed(action.work.number, _shipment(txn), None))
 
@@ -296,8 +316,26 @@ class StoreThread:
         self._taken = None
         self._unflushed.clear()
 
+    def _open_for(self, action: act.Claim) -> None:
+        if self.store is None:
+            self._open()
+        self._begin_epoch(action.epoch, Mode.SOLE, action.reason)
+
+    def _open(self) -> None:
+        """LMDB opens the store."""
+        disk, position = self._disk, self._disk.position or NOWHERE
+        if disk.kept is not None and disk.kept[0] == position:
+            disk.kept = None  # what is written again is no salvage list
+        if not self._sums:
+            disk.rotten = self._told_rot = False  # whatever is there counts as what was written
+        self.store = self._history.store(position)
+        self._opened = True
+        txn = self._history.at(position)
+        by_peer = bool(txn.lineage) and txn.lineage[-1].writer != self._node
+        self._past.opened(self.store.image(), position.txn, txn.past, written_by_peer=by_peer)
+
     def _begin_epoch(self, epoch: Any, mode: Mode, reason: str) -> Txn:
-        txn = self._history.begin_epoch(self._disk.position or NOWHERE, epoch, mode, self._node, reason)
+        txn = self._history.begin_epoch(self._disk.position or NOWHERE, epoch, mode, self._node, reason, self._past.settle())
         self._disk.write(txn.position, synced=False)
         return txn
 
@@ -310,10 +348,9 @@ class StoreThread:
         image = None
         if self._disk.corrupt:
             raise Violation(f"{self._node} opens a store whose copy lacks parts")
-        if self.store is None:
-            if not self._sums:
-                self._disk.rotten = self._told_rot = False  # whatever is there counts as what was written
-            self.store = self._history.store(position)
+        assert self.store is not None
+        if self._opened:
+            self._opened = False
             image = self.store.image()
         txn = self._history.at(position)
         self._report(ev.Claimed(position, txn.lineage, image))
@@ -387,6 +424,7 @@ class StoreThread:
             copy.position = self._disk.position
             del copy.rounds[0]
         else:
+            self._past.copied(self._disk.position.txn)
             self._report(ev.CopyDone(copy.number, self._disk.position, copy.meta(self._disk.rotten)))
             self._stop_copy()
 
@@ -475,6 +513,46 @@ class StoreThread:
         self._unflushed.clear()
         self._report(ev.Journalled(self._taken, self._target["bytes"], True))
 
+    # --- merging after a divergence -----------------------------------------------------------------------------------------
+
+    def _branch(self, position: Position, common_txn: int) -> tuple[list[Difference], list[Done], list[tuple[str, bytes]]]:
+        """What ``store.salvage`` reads, from a toy."""
+        store = self._history.store(position)
+        past = past_of(self._history.at(position).past, common_txn)
+        rows, cursors = store.destinations, store.cursors
+        pieces = []
+        for value in sorted(store.index):
+            for stored in store.index[value] if value > past.last_value else ():
+                for start, stop in Undone(cursors.get(stored.destination)).of(stored) if stored.destination in rows else ():
+                    batch = store.values[value][stored.position : stored.position + stored.length]
+                    pieces.append((rows[stored.destination].name, cut(batch, stored_head(batch), start, stop)))
+        return list(differences(past, rows.values())), list(acknowledged(past, rows.values(), cursors)), pieces
+
+    def _keep_branch(self, action: act.KeepBranch) -> None:
+        disk = self._disk
+        if self.store is not None or disk.position is None:
+            return
+        told, done, pieces = self._branch(disk.position, action.common_txn)
+        counts = QueueCount(
+            "all", sum(stored_head(batch).count for _, batch in pieces), sum(b - a for each in done for a, b in each.ranges)
+        )
+        if action.keep and disk.kept_branch().state == "":
+            disk.synced = disk.position
+            disk.kept = (disk.position, ev.KeptBranch("merging"))
+        self._report(ev.Surveyed(Survey(action.common_txn, (counts,), tuple(told)), action.keep))
+
+    def _read_branch(self, action: act.ReadBranch) -> None:
+        if action.begin:
+            if self._disk.kept is None:
+                return
+            self._items = items_of(*self._branch(self._disk.kept[0], action.common_txn))
+        items = list(islice(self._items, 2))
+        self._report(ev.SalvagePart(action.attempt, tuple(items), len(items) < 2))
+
+    def _settle_branch(self, into: Epoch) -> None:
+        assert self._disk.kept is not None
+        self._disk.kept = (self._disk.kept[0], ev.KeptBranch("merged", into))
+
     # --- neither ------------------------------------------------------------------------------------------------------------
 
     def _close(self) -> None:
@@ -492,7 +570,7 @@ class StoreThread:
             return
         txn = self._history.at(disk.position)
         assert txn is not ROOT
-        self._report(ev.Inspected(True, disk.position, txn.lineage, txn.peer_high, "", disk.partial))
+        self._report(ev.Inspected(True, disk.position, txn.lineage, txn.peer_high, "", disk.partial, disk.kept_branch()))
 
 
 class Speed:

@@ -261,6 +261,27 @@ class Faults:
         cluster.world(f"forged resets on {paths} for {for_ms} ms")
         return True
 
+    def _break_a1(self, machine: Machine) -> None:
+        """Neither path between the machines, both reach the gateway and clients: two will serve alone."""
+        cluster = self._cluster
+        for sender in "ab":
+            cluster.cables.blocked[sender] += 1
+        for sender in "ab":
+            cluster.cables.link[sender] += 1
+        clients = [*cluster.producers, *([cluster.consumer] if cluster.consumer else [])]
+        for client in clients:
+            client.only = cluster.random.choice((0, 1, None))
+
+        def heal() -> None:
+            for sender in "ab":
+                cluster.cables.blocked[sender] -= 1
+            for sender in "ab":
+                cluster.cables.link[sender] -= 1
+            for client in clients:
+                client.only = None
+
+        cluster.world(f"A1 broken for {self._for(800, 5000, heal)} ms")
+
     # --- machines -----------------------------------------------------------------------------------------------------------
 
     def _restart(self, machine: Machine, low_ms: int, high_ms: int) -> None:

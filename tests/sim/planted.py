@@ -436,7 +436,7 @@ PLANTED: dict[str, Planted] = {
     "O3 PAIRED for another position": Planted(
         o3_paired_for_another_position, Story(scenarios.the_last_pages_are_on_their_way, SEEDS), STALE
     ),
-    "O4 the epoch stays at a claim": Planted(o4_the_epoch_stays_at_a_claim, Runs(3), "the pair is in sync"),
+    "O4 the epoch stays at a claim": Planted(o4_the_epoch_stays_at_a_claim, Runs(3), "the pair is in sync|A1 holds"),
     "O4 an epoch without a nonce": Planted(o4_no_nonce, Story(scenarios.two_that_serve_meet, SEEDS), "one of two epochs stops"),
     "O5 confirm before the peer has it": Planted(o5_confirm_before_the_peer_has_it, Runs(3), "O5"),
     "O5 confirm alone before the flush": Planted(o5_confirm_alone_before_the_flush, Runs(3), "O5"),

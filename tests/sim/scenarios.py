@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from tests.sim.cluster import Cluster
 from tests.sim.network import PEER_LINK
+from tests.sim.seeds import settle
 from tests.sim.violation import Violation
 from zmqha.core.peer_protocol import State
 
@@ -133,6 +134,37 @@ def two_that_serve_meet(seed: int = 1) -> None:
         for sender in "ab":
             counter[sender] -= 1
     cluster.run_until(lambda: len(cluster.checkers.serving()) == 1, 8000, "one of two epochs stops")
+
+
+def two_branches(seed: int, consumer: int | None, during: Callable[[Cluster], None] = lambda cluster: None) -> Cluster:
+    """A1 broken: both serve alone, a producer on each side, until the paths are back; then the two merge. ``consumer``: on which side
+    messages are consumed meanwhile. ``during`` happens as the paths come back."""
+    cluster = Cluster(seed, delays=0, split=True, producers=3)
+    a, b = cluster.a, cluster.b
+    cluster.form()
+    cluster.run(2000)
+    for counter in (cluster.cables.link, cluster.cables.blocked):
+        for sender in "ab":
+            counter[sender] += 1
+    for client, only in zip((*cluster.producers, cluster.consumer), (0, 1, None, consumer), strict=True):
+        assert client is not None
+        client.only = only
+
+    def both_serve() -> bool:
+        states = [m.process.broker.ha.state for m in (a, b) if m.process is not None]
+        return states == [State.STANDALONE, State.STANDALONE]
+
+    cluster.run_until(both_serve, 5000, "both serve alone")
+    cluster.run(4000)
+    for counter in (cluster.cables.link, cluster.cables.blocked):
+        for sender in "ab":
+            counter[sender] -= 1
+    for client in (*cluster.producers, cluster.consumer):
+        assert client is not None
+        client.only = None
+    during(cluster)
+    settle(cluster)
+    return cluster
 
 
 def _serves_nobody(cluster: Cluster) -> None:

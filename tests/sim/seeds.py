@@ -26,10 +26,10 @@ class Ran(NamedTuple):
 
 def run_seed(
     seed: int, *, fault_ms: int = 20_000, kinds: dict[str, int] | None = None, rate: float | None = None,
-    resume_alone: bool = False, datagrams: bool = True,
+    resume_alone: bool = False, datagrams: bool = True, split: bool = False,
 ) -> Ran:  # fmt: skip
     """Raises ``cluster.Failed`` with seed and trace."""
-    cluster = Cluster(seed, resume_alone=resume_alone)
+    cluster = Cluster(seed, resume_alone=resume_alone, split=split)
     cluster.datagrams = datagrams
     cluster.form()
     faults = Faults(cluster, rate if rate is not None else cluster.random.choice((0.02, 0.03, 0.05)), kinds)

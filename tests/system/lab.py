@@ -172,12 +172,13 @@ class Lab:
             self.assert_never_two(late_confirms=frozen)
         return verdict
 
-    def admin(self, name: str, verb: str, **arguments: object) -> None:
-        """An operator's order to one server, given in its own namespace."""
+    def admin(self, name: str, verb: str, **arguments: object) -> Any:
+        """An operator's order to one server, given in its own namespace; the answer."""
         code = "import json, sys, zmqha\nwith zmqha.connect(sys.argv[1], wait=False) as client: "
-        code += "client.admin(sys.argv[2], json.loads(sys.argv[3]), 5.0, 0)"
+        code += "print(json.dumps(client.admin(sys.argv[2], json.loads(sys.argv[3]), 5.0, 0)))"
         command = [*self.net.prefix(name), sys.executable, "-c", code, self.url(name), verb, json.dumps(arguments)]
-        subprocess.run(command, timeout=20, check=True, env=_environment())
+        answered = subprocess.run(command, timeout=20, check=True, env=_environment(), stdout=subprocess.PIPE)
+        return json.loads(answered.stdout)
 
     # --- what is going on ---------------------------------------------------------------------------------------------------
 

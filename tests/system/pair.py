@@ -146,11 +146,13 @@ class Pair:
         limits: dict[str, int] | None = None,
         curve: bool = False,
         extra: str = "",
+        on_divergence: str = "",
     ) -> None:
         self.directory = directory
         self.gateway = Gateway()
         self.config = directory / "server.toml"
         self.curve = curve
+        self.on_divergence = on_divergence
         ports = _free_ports(8)
         self.ports = {"a": ports[0], "b": ports[3]}
         self.peer_ports = {"a": ports[1], "b": ports[4]}
@@ -172,6 +174,7 @@ class Pair:
         limits = {"disk_reserve_bytes": 1 << 20, "journal_segment_bytes": 8 << 20, **limits}
         lines = [
             "[cluster]", 'name = "test"', 'id = "5f2c91ab5f2c91ab"', "single_machine = true", 'secret_file = "keys/cluster/secret"',
+            *([f'on_divergence = "{self.on_divergence}"'] if self.on_divergence else []),
             "[gateway]", 'kind = "tcp"', f'addresses = ["127.0.0.1:{self.gateway.port}"]',
             "[timers]", *(f"{key} = {value}" for key, value in timers.items()),
             "[limits]", *(f"{key} = {value}" for key, value in limits.items()),

@@ -74,7 +74,7 @@ def test_the_fresh_server_alone_serves_again_once_its_gateway_answers() -> None:
 @pytest.mark.timeout(120)
 def test_two_branches_are_told_apart_and_the_loser_copies_only_when_told() -> None:
     """Both confirmed alone: the stale one was promoted although the other held more."""
-    with pair() as both:
+    with pair(on_divergence="stop") as both:
         stale, fresh = make_stale(both)
         both[stale].start()
         both.wait_settled_waiting(stale)

@@ -39,6 +39,7 @@ COMMANDS: dict[str, Entry] = {
     "context": Entry("context", "Save the URLs you use."),
     "promote": Entry("recovery", "Let a server serve although its peer is lost for good."),
     "resync": Entry("recovery", "Set a server's own store aside and copy the peer's."),
+    "merge": Entry("merge", "What a merge after a divergence did, or would do; start one."),
     "version": Entry("version", "Versions here and on the servers."),
     "completion": Entry("completion", "Print shell completion."),
 }

@@ -18,6 +18,11 @@ The verbs (ADMIN of ZMQHA/1) and the shapes of their results:
     switchover  to?, reason?                 from, to, started: true
     promote     accept_loss_of_peer: true, by?    any record, shown as it is
     resync      discard_own: true            any record, shown as it is
+    merge       dry_run?: true               server, into, branch, common_txn, queues: [name, messages, acknowledged],
+                                             differences: [kind, name, max_messages, max_bytes]; without dry_run: merge, into, started
+    merges                                   server, reports: [number, wall_ms, winner, winner_epoch, loser, branch, common_txn,
+                                               queues: [name, merged, known, acknowledged], ranges: [queue, producer, first, last],
+                                               ranges_left_out, audit, audit_left_out, finished]
     version                                  version, server; protocol and wall_ms (for the doctor) if known
     queue.ls                                 queues: [name, messages, ready, unacked, consumers, bytes, max_messages, max_bytes]
     queue.info  name                         one record of queue.ls, with more fields if the server has them
@@ -25,7 +30,7 @@ The verbs (ADMIN of ZMQHA/1) and the shapes of their results:
     queue.rm    name, force                  name, removed (messages)
     queue.purge name                         name, removed (messages)
 
-queue.*, history and switchover are answered by the active; the others by every server.
+queue.*, history, merges and switchover are answered by the active; the others by every server.
 """
 
 import time

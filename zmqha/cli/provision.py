@@ -162,7 +162,7 @@ name = {_text(plan.cluster)}
 id = "{secrets.token_hex(8)}"
 single_machine = {single}
 secret_file = "cluster/secret"
-on_divergence = "stop"
+on_divergence = "merge"
 resume_alone = "safe"
 
 [gateway]   # who is asked, when the peer is lost, whether this machine still has its network: the LAN's router

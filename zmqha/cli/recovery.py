@@ -34,7 +34,7 @@ def promote(invocation: Invocation, accept_loss_of_peer: bool, server: str | Non
     its old data directory again. Who did it and when is kept: see `zmqha history` and `zmqha why`.
     """
     with open_servers(invocation) as servers:
-        name, host = _chosen(servers, server)
+        name, host = chosen(servers, server)
         invocation.confirm(f"{name} will serve; what only its peer holds is lost")
         answer = servers.ask(host, "promote", {"accept_loss_of_peer": accept_loss_of_peer, "by": _somebody()})
     position = f" from position {answer['position']} on" if isinstance(answer, dict) and "position" in answer else ""
@@ -53,7 +53,7 @@ def promote(invocation: Invocation, accept_loss_of_peer: bool, server: str | Non
 def resync(invocation: Invocation, discard_own: bool, server: str | None) -> None:
     """Set a server's own store aside and copy its peer's."""
     with open_servers(invocation) as servers:
-        name, host = _chosen(servers, server)
+        name, host = chosen(servers, server)
         invocation.confirm(
             f"{name} sets its own store aside and copies its peer's; messages that only it holds are no longer served"
         )
@@ -61,7 +61,7 @@ def resync(invocation: Invocation, discard_own: bool, server: str | None) -> Non
     invocation.result(f"{name} copies afresh: {_told(answer)}", answer)
 
 
-def _chosen(servers: Servers, wanted: str | None) -> tuple[str, str]:
+def chosen(servers: Servers, wanted: str | None) -> tuple[str, str]:
     """Name and host (as in the URL) of the server that is meant: the one named, or the only one that is WAITING."""
     answers = servers.ask_all("status")
     if all(isinstance(answer, ZmqhaError) for answer in answers.values()):

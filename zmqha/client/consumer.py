@@ -31,7 +31,7 @@ from zmqha.errors import ZmqhaError
 
 CREDIT_BYTES = 16 * limits.MIB  # a consumer's outstanding bytes: large messages must not fill this process
 HELD_RANGES_MAX = 2000  # in one SUBSCRIBE: 19 bytes each stay below the bound of a control frame
-FINISHED_RANGES_MAX = 1000  # remembered at most, the highest
+FINISHED_RANGES_MAX = 1000  # of what a takeover took away, remembered at most; the highest
 _INDEX_ENTRY = 4
 
 
@@ -88,6 +88,7 @@ class Subscription:
         self.held = Ranges()
         self.acking = Ranges()
         self.finished = Ranges()  # done with here, but in flight to somebody else or nobody since a takeover
+        self._strayed = Ranges()  # taken away once: the application may have an older copy of what comes again
         self.branch = 0  # counts changes to a store where the offsets known here mean other messages
         self.losses = 0  # counts times that something held was taken away: who iterates must look again
         self._epoch = NO_EPOCH  # under which something was delivered last
@@ -110,6 +111,11 @@ class Subscription:
         if self.stage in (Stage.LEAVING, Stage.LEFT, Stage.CLOSED):
             return False  # too late: it went back to the queue
         done = self._done
+        if self._strayed and self._strayed.within(offset, offset + 1):
+            done.append([offset, offset + 1])
+            self._gather()
+            self._keep_held()  # a newer copy, not handed out yet, need not be seen
+            return True
         if not done:
             done.append([offset, offset + 1])
             return True
@@ -246,9 +252,19 @@ class Subscription:
 
     def _finish(self, first: int, end: int) -> None:
         """The application is done with what somebody else holds now; if it comes here again, it need not see it again."""
-        self.finished.add(first, end)
-        if len(self.finished) > FINISHED_RANGES_MAX:
-            self.finished.remove(self.finished.firsts[0], self.finished.ends[0])
+        self._bounded_add(self.finished, first, end)
+
+    @staticmethod
+    def _bounded_add(ranges: Ranges, first: int, end: int) -> None:
+        """Remember; the lowest goes where there are too many."""
+        ranges.add(first, end)
+        if len(ranges) > FINISHED_RANGES_MAX:
+            ranges.remove(ranges.firsts[0], ranges.ends[0])
+
+    def _keep_held(self) -> None:
+        """What waits in the buffer, or with who iterates, is only what is held."""
+        self.losses += 1
+        self.buffer = deque(part for delivery in self.buffer for part in self.still_held(delivery))
 
     def _again(self, first: int, end: int) -> None:
         """Acknowledge what came although the application is done with it."""
@@ -265,8 +281,8 @@ class Subscription:
         if not self.held.within(first, end):
             return
         self.held.remove(first, end)
-        self.losses += 1
-        self.buffer = deque(part for delivery in self.buffer for part in self.still_held(delivery))
+        self._bounded_add(self._strayed, first, end)
+        self._keep_held()
 
     def _change_branch(self, taken: Iterable[Range]) -> None:
         """Forget every offset; what the server took for ours goes back: nobody has seen those messages."""
@@ -276,6 +292,7 @@ class Subscription:
         self.held.clear()
         self.acking.clear()
         self.finished.clear()
+        self._strayed.clear()
         self._done, self._unsaid = [], []
         self._back = [(0, offset) for first, end in taken for offset in range(first, end)]
 

@@ -14,10 +14,16 @@ A server takes only the next sequence. So after a refused batch every later one 
 have come back they are numbered anew from the gap and sent again. That waits for their refusals: a batch whose outcome is unknown
 is never numbered anew, else it could be stored twice.
 
+A sequence that a server may hold is never given to another message: two servers that served alone at the same time are merged by
+(producer, sequence). Where numbering anew would do so (the server now expects what another one confirmed, or may have stored), the
+stream takes a new producer id and begins at 1.
+
 The caller (``Engine``) holds the lock, sends what ``take`` returns and wakes who waits.
 """
 
+import secrets
 from collections import deque
+from collections.abc import Callable
 from enum import IntEnum
 from typing import NamedTuple
 
@@ -25,6 +31,13 @@ from zmqha.core import limits
 from zmqha.core.client_protocol import Durability
 from zmqha.core.message import PRIORITY_DEFAULT, pack_batch, renumber
 from zmqha.errors import OutcomeUnknown, OutOfSequence, ZmqhaError
+
+PRODUCER_BITS = 62  # of an id: enough that two never meet, and it fits every language's integers
+
+
+def new_producer() -> int:
+    """An id that nobody else has."""
+    return secrets.randbits(PRODUCER_BITS) + 1
 
 
 class Receipt(NamedTuple):
@@ -82,9 +95,11 @@ class Batch:
 class Stream:
     """See above. ``limit_*``: the bounds of one batch and of the number in flight, as the server said."""
 
-    def __init__(self, destination: str, producer: int) -> None:
+    def __init__(self, destination: str, producer: int, ids: Callable[[], int] = new_producer) -> None:
         self.destination = destination
-        self.producer = producer
+        self.producer = producer  # another one after a divergence
+        self._ids = ids
+        self._held = 0  # the last sequence under this id that a server may hold: confirmed, or sent in an earlier session
         self.next = 1
         self.in_flight: deque[Batch] = deque()
         self.limit_messages = limits.BATCH_MESSAGES_MAX
@@ -150,7 +165,10 @@ class Stream:
             batch = self.in_flight.popleft()
             self._settle(batch, receipt=Receipt(self.destination, Durability(durability)))
             settled.append(batch)
+            self._held = max(self._held, batch.end - 1)
         self._may_leave = self._may_leave or bool(settled)
+        if settled and self._restart is not None:
+            self._finish_round()
         return settled
 
     def refuse(self, batch: Batch, error: ZmqhaError) -> list[Batch]:
@@ -165,6 +183,7 @@ class Stream:
         else:
             if isinstance(error, OutOfSequence):
                 error = _contradiction(batch, error)
+                self._held = max(self._held, batch.end - 1)
             self.in_flight.remove(batch)
             self._settle(batch, error=error)
             settled = [batch]
@@ -176,6 +195,8 @@ class Stream:
         """A new session: everything in flight goes out again, unchanged and in order. Refusals not acted upon will come again."""
         self._restart = None
         for batch in self.in_flight:
+            if batch.stage is Stage.SENT:
+                self._held = max(self._held, batch.end - 1)
             batch.stage = Stage.WAITING
 
     def abandon(self, in_doubt: ZmqhaError, unsent: ZmqhaError) -> list[Batch]:
@@ -215,9 +236,13 @@ class Stream:
         behind = [batch for batch in self.in_flight if batch.first >= restart]
         if any(batch.stage is Stage.SENT for batch in behind):
             return
+        if restart <= self._held:
+            if len(behind) < len(self.in_flight):
+                return  # what is before the gap is confirmed under the old id
+            self.producer, self._held, restart = self._ids(), 0, 1
         for batch in behind:
             batch.first = restart
-            batch.data = renumber(batch.data, restart)
+            batch.data = renumber(batch.data, restart, self.producer)
             batch.stage = Stage.WAITING
             restart = batch.end
         self.next = restart

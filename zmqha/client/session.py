@@ -5,14 +5,13 @@ tells when a session begins or ends. "With the lock held" stands where the calle
 """
 
 import itertools
-import secrets
 import threading
 from collections import deque
 from collections.abc import Callable
 from typing import Any
 
 from zmqha.client.consumer import Stage, Subscription
-from zmqha.client.producer import Batch, Stream
+from zmqha.client.producer import Batch, Stream, new_producer
 from zmqha.client.request import Request
 from zmqha.core import limits
 from zmqha.core.client_protocol import (
@@ -53,7 +52,7 @@ class Session:
         self.changed = threading.Condition(self.lock)  # the state, answers, stages of subscriptions
         self.space = threading.Condition(self.lock)  # sends are settled
         self.arrived = threading.Condition(self.lock)  # messages
-        self.producer = secrets.randbits(62) + 1
+        self.producer = new_producer()  # of every new stream
         self.streams: dict[str, Stream] = {}
         self.subscriptions: dict[int, Subscription] = {}
         self.waiting_messages = 0
@@ -217,7 +216,7 @@ class Session:
 
     def _confirmed(self, command: Confirm) -> None:
         stream = self.streams.get(command.destination)
-        if stream is None or command.producer != self.producer:
+        if stream is None or command.producer != stream.producer:
             return
         self._settled(stream.confirm(command.up_to, command.durability))
         if stream.busy:

@@ -162,6 +162,29 @@ class StopCopy(NamedTuple):
     """Source: forget the running copy, release its pin."""
 
 
+class KeepBranch(NamedTuple):
+    """Loser of a divergence: count what this branch holds beyond ``common_txn``; ``keep``: give the store a second name first, so that
+    nothing can overwrite it, durable (O6). Answer: ``Surveyed`` or ``KeepRefused``."""
+
+    common_txn: int
+    keep: bool
+
+
+class ReadBranch(NamedTuple):
+    """Read about ``budget`` bytes more of the kept store, from the start if ``begin``. Answer: ``SalvagePart``."""
+
+    attempt: int
+    begin: bool
+    common_txn: int
+    budget: int
+
+
+class SettleBranch(NamedTuple):
+    """The winner, serving under ``into``, holds all of it durably: write that down. Answer: ``SalvageSettled``."""
+
+    into: Epoch
+
+
 # --- to the process ---------------------------------------------------------------------------------------------------------
 
 
@@ -183,8 +206,10 @@ PAIR_NUMBER = 0  # the commit number of a lineage record; Works count from 1
 
 Action = (
     SendControl | ResetPath | ConnectBulk | SendBulk | ProbeGateway | SendToClient | SaveFacts | Claim | PairUp | StandDown | Follow
-    | TakeCopy | ReadTable | Journal | Commit | Fetch | CopyOut | TakeTable | StopCopy | Note | Halt
+    | TakeCopy | ReadTable | Journal | Commit | Fetch | CopyOut | TakeTable | StopCopy | KeepBranch | ReadBranch | SettleBranch | Note
+    | Halt
 )  # fmt: skip
 StoreAction = (
     SaveFacts | Claim | PairUp | StandDown | Follow | TakeCopy | ReadTable | Journal | Commit | Fetch | CopyOut | TakeTable | StopCopy
+    | KeepBranch | ReadBranch | SettleBranch
 )  # fmt: skip

@@ -6,7 +6,7 @@ Each act leaves the machine in a step or in a state, records the actions for it 
 
 from random import Random
 
-from zmqha.core.actions import Action, Claim, Follow, Note, PairUp, SaveFacts, SendControl, StandDown
+from zmqha.core.actions import Action, Claim, Follow, KeepBranch, Note, PairUp, SaveFacts, SendControl, StandDown
 from zmqha.core.facts import NodeFacts
 from zmqha.core.guards import Guards
 from zmqha.core.peer_protocol import (
@@ -49,6 +49,7 @@ class Acts(Guards):
         since = max(self.contact.contact_ms, self.started_ms)
         outage_ms = 0 if self.state is State.WAITING and not self.lineage else now_ms - since
         self.step = Step.CLAIM
+        self.merging = False
         self.note("ha.claim", epoch=epoch.counter, reason=reason, state=self.state)
         self.actions.append(Claim(self.facts, epoch, reason, outage_ms))
 
@@ -62,9 +63,24 @@ class Acts(Guards):
         self.actions.append(PairUp(self.facts, epoch, reason))
 
     def follow(self, now_ms: int) -> None:
+        self.merging = False
         self.facts = self.facts._replace(standing=Standing.BEHIND, reason="copying from the active")
         self.step = Step.FOLLOW
         self.actions.append(Follow(self.facts))
+
+    def keep(self, now_ms: int) -> None:
+        """Before anything of this branch is handed over, its store gets a second name (O6)."""
+        assert self.diverged is not None and self.contact.beat is not None
+        self.merge_into = self.contact.beat.epoch
+        self.merge_sessions = self.contact.session, self.contact.peer_session
+        self.step = Step.KEEP
+        self.note("ha.keep", common_txn=self.diverged.common_txn, winner_epoch=self.merge_into.counter)
+        self.actions.append(KeepBranch(self.diverged.common_txn, keep=True))
+
+    def stop_merging(self, now_ms: int) -> None:
+        """Not now. It begins again, from the start, when the winner is there."""
+        self.merging = False
+        self.note("ha.merge_off")
 
     def doubt(self, reason: str, now_ms: int) -> None:
         self.facts = self.facts._replace(standing=Standing.BEHIND, reason=reason)
@@ -100,6 +116,7 @@ class Acts(Guards):
     def inspect(self, now_ms: int, *, discard: bool = False) -> None:
         self.step = Step.INSPECT
         self.diverged = None
+        self.merging = False
         self.actions.append(StandDown(discard))
 
     def renew(self, now_ms: int) -> None:

@@ -9,7 +9,8 @@ The one rule that joins the parts is ``_durable_txn``: which transactions may be
 from collections import deque
 
 from zmqha.core import limits
-from zmqha.core.actions import PAIR_NUMBER, Action, Commit, SendToClient
+from zmqha.core.actions import PAIR_NUMBER, Action, Commit, KeepBranch, SendToClient
+from zmqha.core.branch import Survey
 from zmqha.core.client_protocol import (
     Admin,
     Durability,
@@ -45,19 +46,35 @@ from zmqha.core.events import (
     Inspected,
     JournalFull,
     Journalled,
+    KeepRefused,
     Probed,
     RoundDone,
+    SalvagePart,
+    SalvageSettled,
     Scrubbed,
     ShipmentRefused,
     StoreBeat,
+    Surveyed,
     TableNeeded,
     TablePart,
 )
 from zmqha.core.follower import Follower
 from zmqha.core.ha import HA
 from zmqha.core.operator import Operator
-from zmqha.core.peer_protocol import CopyBegin, Follow, State, Stored, Sub, Table
+from zmqha.core.peer_protocol import (
+    CopyBegin,
+    Follow,
+    SalvageBegin,
+    Salvaged,
+    Standing,
+    State,
+    Stored,
+    Sub,
+    Table,
+    ToWinner,
+)
 from zmqha.core.position import NO_EPOCH
+from zmqha.core.salvage import Salvager
 from zmqha.core.service import Service
 from zmqha.core.source import Source
 from zmqha.core.view import SERVING, Step
@@ -78,6 +95,8 @@ class Broker:
         self.service = service
         self.source = Source()
         self.follower = Follower(ha.timers, ha.contact)
+        self.salvager = Salvager(ha.timers, ha.contact)
+        self.survey: Survey | None = None  # what this branch would hand over, once it has lost
         self.operator = operator
         self.wall_ms = 0  # for people only; set by the node each turn
         self.protocol_faults = 0  # refused frames of clients and peer, for the log
@@ -97,6 +116,7 @@ class Broker:
         self._paused_until_ms = LONG_AGO
         self._ha_news = True  # something that a row may rest on has happened
         self._ha_ms = LONG_AGO
+        self._surveying = False
         self._actions: list[Action] = []
 
     # --- the four verbs -----------------------------------------------------------------------------------------------------
@@ -158,6 +178,8 @@ class Broker:
                 self.source.round_done(event)
             case CopyDone():
                 self.source.copy_done(event)
+            case Surveyed() | KeepRefused() | SalvagePart() | SalvageSettled():
+                self._salvage(event, now_ms)
             case StoreBeat():
                 self._store_beat(event)
             case ShipmentRefused(reason):
@@ -200,6 +222,7 @@ class Broker:
             self.service.new_epoch(ha.epoch)
         self._watch_follower(now_ms)
         self.follower.tick(now_ms)
+        self._watch_merge(now_ms)
 
     def deadline_ms(self, now_ms: int) -> int:
         """When ``tick`` is needed next at the latest, if nothing happens."""
@@ -209,8 +232,10 @@ class Broker:
 
     def take_actions(self) -> list[Action]:
         """Everything to be done, in order: what changes a role first, then pages, then clients."""
-        taken = self.ha.take_actions() + self.source.take_actions() + self.follower.take_actions() + self._actions
+        taken = self.ha.take_actions() + self.source.take_actions() + self.salvager.take_actions() + self.follower.take_actions()
+        taken += self._actions
         self._actions = []
+        taken += self.service.merge.take_actions()
         taken += self.service.take_actions()
         return taken
 
@@ -378,7 +403,9 @@ class Broker:
         ha = self.ha
         message = event.message
         if event.sender is None:
-            if isinstance(message, CopyBegin) and ha.state is State.PASSIVE:
+            if isinstance(message, Salvaged):
+                self.salvager.hear(message, now_ms)
+            elif isinstance(message, CopyBegin) and ha.state is State.PASSIVE:
                 ha.give_up_copy("the active began another copy")
             elif self.follower.following and ha.step is not Step.CLAIM:
                 self.follower.hear(message, event.frames, now_ms)
@@ -395,6 +422,55 @@ class Broker:
             if len(event.frames) != 1:
                 raise ProtocolError(f"a table with {len(event.frames)} byte frames")
             self.source.table(event.sender, message, event.frames[0])
+        elif isinstance(message, ToWinner) and ha.state is State.STANDALONE and ha.step is Step.NONE:
+            self._take_branch(event.sender, message, event.frames, now_ms)
+
+    def _take_branch(self, sender: bytes, message: ToWinner, frames: tuple[bytes, ...], now_ms: int) -> None:
+        """The loser of a divergence hands its branch over."""
+        merge = self.service.merge
+        if isinstance(message, SalvageBegin):
+            merge.begin(sender, message, self.ha.identity.peer_id, now_ms, self.wall_ms)
+        else:
+            merge.hear(sender, message, frames)
+
+    def _salvage(self, event: Surveyed | KeepRefused | SalvagePart | SalvageSettled, now_ms: int) -> None:
+        """The store thread about this server's own branch. What it says after this server has moved on is dropped."""
+        ha = self.ha
+        match event:
+            case Surveyed(survey, kept):
+                self.survey, self._surveying = survey, False
+                if kept and ha.step is Step.KEEP:
+                    ha.branch_kept()
+            case KeepRefused(error):
+                if ha.step is Step.KEEP:
+                    ha.keep_failed(f"{error.what}: {error.cause}; {error.cure}", now_ms)
+            case SalvagePart():
+                self.salvager.part(event, now_ms)
+            case SalvageSettled(into):
+                if ha.merging:
+                    self.salvager.stop()
+                    ha.branch_merged(into)
+
+    def _watch_merge(self, now_ms: int) -> None:
+        """Loser: hand over while the role says so, and count what there is for an operator who is waited for. Winner: a new session of
+        the loser ends what an earlier one began."""
+        ha, salvager = self.ha, self.salvager
+        self.service.merge.gone(ha.contact.peer_session)
+        if ha.merging and not salvager.active:
+            assert self.survey is not None, "a branch is kept and was not counted"
+            salvager.start(ha.merge_into, ha.position.epoch, self.survey.common_txn, now_ms)
+        elif not ha.merging and salvager.active:
+            salvager.stop()
+        salvager.tick(now_ms)
+        if ha.merging:
+            return
+        if ha.diverged is None or ha.state is not State.WAITING:
+            self.survey, self._surveying = None, False
+        elif ha.store_doubted:
+            return  # a damaged store is opened only by an operator's order
+        elif self.survey is None and not self._surveying and ha.step is Step.NONE and ha.durable.standing is Standing.BEHIND:
+            self._surveying = True
+            self._actions.append(KeepBranch(ha.diverged.common_txn, keep=False))
 
     def _journalled(self, event: Journalled, now_ms: int) -> None:
         if not self.follower.following or self.ha.step is Step.CLAIM:

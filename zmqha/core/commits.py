@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from zmqha.core.client_protocol import Acked, Reply
 from zmqha.core.log_index import ValueTable
+from zmqha.core.merge_report import MergeReport
 from zmqha.core.producers import Sequence
 from zmqha.core.queues import Queue
 from zmqha.core.work import Append, CursorRow, DestinationRow, ProducerRow, Work
@@ -20,7 +21,7 @@ DROPPED_VALUES_MAX = 4096  # log values deleted in one transaction: a purged que
 class AcceptedSend:
     """A batch on its way into the store."""
 
-    __slots__ = ("batch", "client", "count", "first", "offset", "producer", "queue", "request", "sequence")
+    __slots__ = ("batch", "before", "client", "count", "first", "offset", "producer", "queue", "request", "sequence")
 
     def __init__(
         self,
@@ -33,6 +34,7 @@ class AcceptedSend:
         first: int,
         count: int,
         batch: bytes,
+        before: int = -1,
     ) -> None:
         self.client = client
         self.request = request
@@ -42,6 +44,7 @@ class AcceptedSend:
         self.first = first
         self.count = count
         self.batch = batch
+        self.before = before if before >= 0 else first - 1  # what is accepted, should this one be undone
         self.offset = -1  # none yet
 
 
@@ -64,10 +67,21 @@ class Duplicate(NamedTuple):
     last: int
 
 
+class MergeMark(NamedTuple):
+    """Items of an attempt to merge up to ``item`` are accepted; the report that goes with them. ``end``: it was the last."""
+
+    attempt: object
+    item: int
+    report: MergeReport
+    end: bool
+
+
 class Ticket:
     """What a Work holds, and who waits for it."""
 
-    __slots__ = ("answers", "described", "dropped_queues", "dropped_values", "duplicates", "number", "sends", "touched", "value")
+    __slots__ = (
+        "answers", "described", "dropped_queues", "dropped_values", "duplicates", "marks", "number", "sends", "touched", "value",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self.number = 0
@@ -79,25 +93,29 @@ class Ticket:
         self.dropped_values: tuple[int, ...] = ()
         self.answers: list[Answer] = []
         self.duplicates: list[Duplicate] = []
+        self.marks: list[tuple[int, MergeMark]] = []  # (sends accepted by then, mark)
 
     @property
     def changes_something(self) -> bool:
-        return bool(self.sends or self.touched or self.described or self.dropped_queues or self.dropped_values)
+        return bool(self.dropped_values or self.sends or self.describes())
 
     def describes(self) -> bool:
-        return bool(self.touched or self.described or self.dropped_queues)
+        return bool(self.touched or self.described or self.dropped_queues or self.marks)
 
 
 class Commits:
     """The line from accepted to durable."""
 
-    __slots__ = ("_last_number", "_last_value", "_next", "_outstanding", "_sends", "_values", "waiting_bytes")
+    __slots__ = (
+        "_accepted", "_last_number", "_last_value", "_next", "_outstanding", "_sends", "_values", "waiting_bytes",
+    )  # fmt: skip
 
     def __init__(self, values: ValueTable, last_value: int) -> None:
         self._values = values
         self._last_value = last_value
         self._last_number = 0
         self._sends: deque[AcceptedSend] = deque()
+        self._accepted = 0  # sends ever
         self._next = Ticket()  # everything but sends
         self._outstanding: deque[Ticket] = deque()
         self.waiting_bytes = 0
@@ -106,6 +124,7 @@ class Commits:
 
     def accept(self, send: AcceptedSend) -> None:
         self._sends.append(send)
+        self._accepted += 1
         self.waiting_bytes += len(send.batch)
 
     def touch(self, queue: Queue) -> None:
@@ -126,11 +145,15 @@ class Commits:
             self._sends = deque(send for send in self._sends if send.queue is not queue)
             self.waiting_bytes -= sum(len(send.batch) for send in left)
         for send in reversed(left):
-            send.sequence.accepted = send.first - 1
+            send.sequence.accepted = send.before
         waiting = self._next.duplicates
         orphans = [each for each in waiting if each.queue is queue and each.last > each.sequence.accepted]
         self._next.duplicates = [each for each in waiting if each not in orphans]
         return [*left, *orphans]
+
+    def mark(self, mark: MergeMark) -> None:
+        """Tell when everything accepted so far is durable, and write the report with it."""
+        self._next.marks.append((self._accepted, mark))
 
     def answer_later(self, answer: Answer) -> bool:
         """Keep an answer until everything so far is durable; False if it is already."""
@@ -176,10 +199,15 @@ class Commits:
             ticket.value = self._last_value
         if self._sends and ticket.duplicates:
             self._next.duplicates, ticket.duplicates = ticket.duplicates, []
+        if self._sends and ticket.marks:
+            taken = self._accepted - len(self._sends)
+            self._next.marks = [each for each in ticket.marks if each[0] > taken]
+            ticket.marks = [each for each in ticket.marks if each[0] <= taken]
         self._outstanding.append(ticket)
         return Work(
             ticket.number, ticket.value, tuple(appends), _cursor_rows(ticket), producers, _destination_rows(ticket),
             tuple(ticket.dropped_queues), ticket.dropped_values, size,
+            tuple({mark.report.number: mark.report for _, mark in ticket.marks}.values()),
         )  # fmt: skip
 
     def _take_sends(self, ticket: Ticket, max_bytes: int) -> tuple[list[Append], tuple[ProducerRow, ...], int]:
@@ -215,6 +243,7 @@ class Commits:
         refused: list[AcceptedSend] = list(self._sends)
         duplicates = self._next.duplicates
         self._next.duplicates = []
+        self._next.marks = []
         self._sends.clear()
         self.waiting_bytes = 0
         while self._outstanding and self._outstanding[-1].number >= number:
@@ -225,7 +254,7 @@ class Commits:
                 self._last_value = ticket.value - 1
             self._wait_again(ticket)
         for send in reversed(refused):  # the oldest of each has the last word
-            send.sequence.accepted = send.first - 1
+            send.sequence.accepted = send.before
             send.queue.forget_expected(send.count, len(send.batch))
             if send.offset >= 0:
                 send.queue.tail = send.offset

@@ -103,6 +103,18 @@ class Cursor:
         self.in_flight += sum(piece.end - piece.first for piece in pieces)
         return [(piece.first, piece.end, max(1, piece.tag)) for piece in pieces]
 
+    def claim_ready(self, first: int, end: int) -> list[Range]:
+        """What of [first, end) nobody holds is in flight now. What is fresh below it may go out later: it is returned then."""
+        pieces = [(piece.first, piece.end) for piece in (*self.returned.take(first, end), *self.delayed.take(first, end))]
+        low, high = max(first, self.fresh), min(end, self.tail)
+        if low < high:
+            if self.fresh < low:
+                self.returned.add(self.fresh, low, 0)
+            self.fresh = high
+            pieces.append((low, high))
+        self.in_flight += sum(piece_end - piece_first for piece_first, piece_end in pieces)
+        return sorted(pieces)
+
     def give_back(self, first: int, end: int, deliveries: int, *, delayed: bool = False) -> None:
         """[first, end) was in flight and is not any more."""
         self.in_flight -= end - first

@@ -9,7 +9,7 @@ from zmqha.core.actions import Fetch, SendToClient
 from zmqha.core.batch_cache import BatchCache
 from zmqha.core.client_protocol import Deliver, encode
 from zmqha.core.log_index import LogIndex
-from zmqha.core.message import cut, fit, stored_head
+from zmqha.core.message import MERGED, cut, fit, stored_head
 from zmqha.core.position import Epoch
 from zmqha.core.queues import Queue
 
@@ -110,7 +110,8 @@ class Delivery:
             subscription.out_messages += end - front.first
             subscription.out_bytes += (end - front.first) * weight
             queue.turn(subscription)
-            command = Deliver(subscription.number, front.first, deliveries, front.redelivered, batch)
+            again = front.redelivered or bool(batch[1] & MERGED)  # another branch may have delivered it
+            command = Deliver(subscription.number, front.first, deliveries, again, batch)
             out.append(SendToClient(subscription.client, encode(command, epoch=epoch)))
         return True
 

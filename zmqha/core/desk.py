@@ -12,6 +12,7 @@ from zmqha.core.client_protocol import Command, Durability, Refused
 from zmqha.core.commits import Answer, Commits
 from zmqha.core.delivery import Delivery
 from zmqha.core.log_index import ValueTable
+from zmqha.core.merge_report import MergeReport
 from zmqha.core.message import check_name
 from zmqha.core.position import NO_EPOCH, Epoch
 from zmqha.core.producers import Producers
@@ -64,6 +65,7 @@ class Desk:
         self.delivery.reset(self.settings.cache_bytes)
         self.durability = Durability.ONE_DISK  # what a confirm of something released earlier may promise
         self.refusal: Refused | None = None  # a switchover is under way
+        self.reports: list[MergeReport] = []  # of merges, durable, oldest first
 
     def reconfigure(self, settings: ServiceSettings) -> None:
         """Other bounds, from now on."""
@@ -73,7 +75,9 @@ class Desk:
         self.delivery.cache.resize(settings.cache_bytes)
 
     def send(self, client: bytes, request: int, command: Command) -> None:
-        """A command for a client, under the present epoch."""
+        """A command for a client, under the present epoch; nobody waits for what a merge took in."""
+        if not client:
+            return
         self.actions.append(SendToClient(client, wire.encode(command, request=request, epoch=self.epoch)))
 
     def answer(self, answer: Answer) -> None:
@@ -81,8 +85,8 @@ class Desk:
         if not self.commits.answer_later(answer):
             self.send(*answer)
 
-    def create(self, name: str) -> Queue:
-        """A new queue; raises BadName, LimitReached."""
-        queue = self.queues.create(check_name(name))
+    def create(self, name: str, *, beyond: bool = False) -> Queue:
+        """A new queue; raises BadName, LimitReached (not ``beyond`` the limit: for messages that were confirmed)."""
+        queue = self.queues.create(check_name(name), beyond=beyond)
         self.commits.describe(queue)
         return queue

@@ -2,8 +2,9 @@
 
 from typing import NamedTuple
 
+from zmqha.core.branch import Item, Survey
 from zmqha.core.peer_protocol import Bulk, Control, Way
-from zmqha.core.position import Lineage, Position
+from zmqha.core.position import NO_EPOCH, Epoch, Lineage, Position
 from zmqha.core.shipment import Shipment
 from zmqha.core.work import StoreImage
 from zmqha.errors import ZmqhaError
@@ -56,6 +57,13 @@ class ClientGone(NamedTuple):
 # --- from the store thread --------------------------------------------------------------------------------------------------
 
 
+class KeptBranch(NamedTuple):
+    """Whether the store that is there is kept for a merge: ``state`` is "" (no), "merging", "merged" or "discarded"."""
+
+    state: str = ""
+    into: Epoch = NO_EPOCH  # merged: under which epoch the winner served
+
+
 class Inspected(NamedTuple):
     """The store is closed; this is what is there. ``fault``: why it cannot be used ("" = complete or absent); ``partial``: an
     unfinished copy lies beside it."""
@@ -66,6 +74,7 @@ class Inspected(NamedTuple):
     peer_high: int
     fault: str
     partial: bool = False
+    kept: KeptBranch = KeptBranch()
 
 
 class FactsSaved(NamedTuple):
@@ -191,6 +200,33 @@ class Scrubbed(NamedTuple):
     damaged: int = 0  # pages found wrong
 
 
+class Surveyed(NamedTuple):
+    """What this branch would hand over. ``kept``: and its store is kept, durable (O6)."""
+
+    survey: Survey
+    kept: bool
+
+
+class KeepRefused(NamedTuple):
+    """The store cannot be kept: no room, or no hard links."""
+
+    error: ZmqhaError
+
+
+class SalvagePart(NamedTuple):
+    """More of the kept store; ``last``: and that was all."""
+
+    attempt: int
+    items: tuple[Item, ...]
+    last: bool
+
+
+class SalvageSettled(NamedTuple):
+    """The kept store says ``merged``, durable."""
+
+    into: Epoch
+
+
 class StoreBeat(NamedTuple):
     """How the store thread does, several times a second: a rising counter, whether work waits, the space left, the scrub."""
 
@@ -205,5 +241,5 @@ class StoreBeat(NamedTuple):
 Event = (
     ControlIn | BulkIn | Probed | DeathNotice | ClientIn | ClientGone | Inspected | FactsSaved | Claimed | Committed | CommitRefused
     | Journalled | TablePart | ShipmentRefused | JournalFull | Fetched | TableNeeded | CopyBegun | CopyPart | RoundDone | CopyDone
-    | Damaged | StoreBeat
+    | Surveyed | KeepRefused | SalvagePart | SalvageSettled | Damaged | StoreBeat
 )  # fmt: skip

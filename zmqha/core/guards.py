@@ -11,7 +11,7 @@ from typing import NamedTuple
 from zmqha.core.contact import LONG_AGO
 from zmqha.core.peer_protocol import Standing, State, Sub
 from zmqha.core.timers import HAND_OVER_MS, REJOIN_MS, T20_PAUSE_MS
-from zmqha.core.view import ANSWERS_NEEDED, PAIRED_ROLES, View, rank
+from zmqha.core.view import ANSWERS_NEEDED, KEEP_AGAIN_MS, PAIRED_ROLES, View, rank
 
 Guard = Callable[..., bool]  # of (HA, now_ms)
 
@@ -153,6 +153,14 @@ def _cut_off_ms(view: View) -> int:
     return timers.isolated_ms + timers.probe_idle_ms + timers.probe_timeout_ms + timers.heartbeat_ms
 
 
+_SERVES_ALONE = Condition(
+    "the peer serves alone",
+    lambda view, now_ms: (peer := view.contact.beat) is not None and peer.state is State.STANDALONE,
+    _peer_says,
+)
+_TOLD = Condition("the peer has told the history of its store", _lineage_told)
+
+
 class Guards(View):
     """A view with the questions of the table."""
 
@@ -241,19 +249,34 @@ class Guards(View):
     )
     can_copy = all_of(  # T2
         _FRESH,
-        Condition(
-            "the peer serves alone",
-            lambda view, now_ms: (peer := view.contact.beat) is not None and peer.state is State.STANDALONE,
-            _peer_says,
-        ),
+        _SERVES_ALONE,
         _STAYS,
         Condition("this server's disk has room", lambda view, now_ms: not view.store_full),
         _FITS,
-        Condition("the peer has told the history of its store", _lineage_told),
+        _TOLD,
         Condition(
             "this store holds nothing confirmed that the peer lacks",
             View.holds_nothing_more,
             lambda view, now_ms: view.diverged.why if view.diverged else "",
+        ),
+    )
+    can_merge = all_of(  # T2 merge
+        Condition("this store holds what the serving one lacks", lambda view, now_ms: view.diverged is not None),
+        Condition("it is not being handed over yet", lambda view, now_ms: not view.merging),
+        Condition("the disk says that it has lost", lambda view, now_ms: view.durable.standing is Standing.BEHIND),
+        Condition(
+            'on_divergence is "merge" and the store is not damaged, or an operator has said zmqha merge',
+            lambda view, now_ms: view.hands_over,
+        ),
+        _FRESH,
+        _SERVES_ALONE,
+        _STAYS,
+        _FITS,
+        _TOLD,
+        Condition(
+            "the store can be kept first",
+            lambda view, now_ms: now_ms - view.keep_refused_ms > KEEP_AGAIN_MS,
+            lambda view, now_ms: view.keep_refused,
         ),
     )
     pair_ready = all_of(  # T14

@@ -30,7 +30,7 @@ from typing import NamedTuple
 
 from zmqha.core.actions import Action, Halt, ResetPath, SaveFacts
 from zmqha.core.acts import Acts
-from zmqha.core.events import Inspected
+from zmqha.core.events import Inspected, KeptBranch
 from zmqha.core.guards import seconds
 from zmqha.core.peer_protocol import (
     NO_SESSION,
@@ -41,7 +41,7 @@ from zmqha.core.peer_protocol import (
     State,
     Sub,
 )
-from zmqha.core.position import Lineage, Position
+from zmqha.core.position import Epoch, Lineage, Position
 from zmqha.core.timers import CALM_MS, FLAP_MS_MAX, HAND_OVER_MS, REJOIN_MS
 from zmqha.core.view import PAIRED_ROLES, Leaving, Step
 from zmqha.errors import OperationFailed, Unfinished
@@ -138,6 +138,7 @@ class HA(Acts):
         assert self.step is Step.INSPECT, self.step
         self.position, self.lineage, self.peer_high = event.position, event.lineage, event.peer_high
         self.store_present, self.store_fault, self.store_partial = event.present, event.fault, event.partial
+        self.kept = event.kept
         self.step = Step.NONE
         if self.facts.standing is Standing.NEW and event.present:
             self.doubt("there is a store, but no node.state that belongs to it", now_ms)
@@ -160,6 +161,7 @@ class HA(Acts):
                 self.enter(State.PASSIVE_SYNC, "copying from the active", now_ms)
         elif step is Step.ACCEPT:
             assert self.accepting is not None
+            self.kept = KeptBranch()  # the copy is another file
             self.epoch, self.position = self.accepting.epoch, self.accepting
             still = not self.gap_seen and self.accept_session == self.contact.session and self.contact.peer_session != NO_SESSION
             if still and self.fresh(now_ms):
@@ -175,6 +177,7 @@ class HA(Acts):
         self.durable = self.facts
         self.position, self.lineage, self.epoch = position, lineage, position.epoch
         self.store_present, self.store_fault, self.diverged = True, "", None
+        self.kept, self.merge_wanted = KeptBranch(), False
         self.right = self.granted = self.gap_seen = False
         self.dead_since_ms = None
         self.enter(State.STANDALONE, self.facts.reason, now_ms)
@@ -188,6 +191,25 @@ class HA(Acts):
         # The right, as before any grant: this node holds everything; the peer may hold it too from the grant on.
         self.right = not self.gap_seen
         self.announced = ()
+
+    def branch_kept(self) -> None:
+        """The store has its second name: the branch may be handed over."""
+        assert self.step is Step.KEEP, self.step
+        self.step = Step.NONE
+        self.kept, self.merging, self.keep_refused = KeptBranch("merging"), True, ""
+
+    def keep_failed(self, reason: str, now_ms: int) -> None:
+        """The store could not be kept; nothing of it was handed over."""
+        assert self.step is Step.KEEP, self.step
+        self.step = Step.NONE
+        self.keep_refused, self.keep_refused_ms = reason, now_ms
+        self.note("ha.keep_refused", reason=reason)
+
+    def branch_merged(self, into: Epoch) -> None:
+        """The winner holds everything, and the kept store says so: T2 may follow."""
+        self.merging = self.merge_wanted = False
+        self.kept, self.diverged = KeptBranch("merged", into), None
+        self.note("ha.merged", winner_epoch=into.counter)
 
     def advanced(self, position: Position) -> None:
         """The own store (or journal) moved on."""
@@ -262,6 +284,18 @@ class HA(Acts):
             )
         self.note("ha.discard", position=str(self.position))
         self.inspect(now_ms, discard=True)
+
+    def merge(self) -> None:
+        """The operator's leave to hand this branch over, where the policy is to wait for it."""
+        self._only_while_waiting("told to merge")
+        if self.diverged is None:
+            raise OperationFailed(
+                "there is nothing to merge",
+                cause="this store holds nothing that the serving one lacks, or the other server does not serve",
+                cure="look at `zmqha status`",
+            )
+        self.merge_wanted = True
+        self.note("ha.merge_wanted")
 
     # --- the rest -----------------------------------------------------------------------------------------------------------
 
@@ -453,9 +487,16 @@ TABLE: tuple[Row, ...] = (
     Row("T2 lost", (_W,), HA.lost_against_peer, _records_loss,
         "diverged from the serving peer", "WAITING, BEHIND",
         "this store has lost; it must never serve by itself again"),
+    Row("merge off", (_W,), HA.cannot_merge_on, lambda ha, now: ha.stop_merging(now),
+        "a branch is being handed over, and the winner is lost, or in another session or epoch", "unchanged",
+        "the winner is lost or another one: what it knows already it will skip"),
     Row("T2", (_W,), HA.can_copy, lambda ha, now: ha.follow(now),
-        "fresh contact, the peer says STANDALONE, not diverged", "PASSIVE_SYNC",
+        "fresh contact, the peer says STANDALONE, not diverged, or merged", "PASSIVE_SYNC",
         "the peer serves and holds everything confirmed"),
+    Row("T2 merge", (_W,), HA.can_merge, lambda ha, now: ha.keep(now),
+        "diverged, BEHIND on the disk, on_divergence = \"merge\" or an operator's order, fresh contact, the peer says STANDALONE",
+        "unchanged, merging",
+        "what only this store holds goes to the winner before a page is overwritten"),
     Row("T3", (_W,), HA.elected, _claims("elected: the better store of two that wait"),
         "both wait in fresh contact, this store is the better one", "STANDALONE",
         "both facts are on the table; ranks cannot tie"),

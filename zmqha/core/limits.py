@@ -43,6 +43,17 @@ TABLE_PAGES_MAX = (
 DIGEST_PAGES_MAX = 1 << 25  # a store of 128 GiB: the sums of its pages then take 256 MiB of memory; above it there is no digest
 LINEAGE_ENTRIES = 64  # kept epochs; older common points need a full copy anyway
 
+# --- merging after a divergence ---------------------------------------------------------------------------------------------
+SALVAGE_BYTES_TARGET = 256 * KIB  # small batches that travel, are rewritten and are stored together: a turn of the loop each
+SALVAGE_WINDOW_BYTES = 8 * MIB  # read from the kept store and not yet durable at the winner: one largest batch always fits
+SALVAGE_WINDOW_ITEMS = 64  # likewise, in messages: far below what the bulk socket queues
+DIFFERENCES_PER_FRAME = 1000  # a name of 200 bytes each: a quarter of a bulk frame
+MERGE_REPORTS = 16  # kept in the store
+MERGED_RANGES_MAX = 1000  # named in one report: about 30 KiB, written with each transaction of a merge
+AUDIT_LINES_MAX = 200  # in one report
+KEPT_DAYS = 7  # a kept store of a merge that is over
+KEPT_BYTES_MAX = 16 << 30  # all kept stores together; the oldest goes first, never one whose merge is not over
+
 # --- sessions ---------------------------------------------------------------------------------------------------------------
 SESSIONS_MAX = 2000  # open client sessions
 SUBSCRIPTIONS_PER_SESSION = 100

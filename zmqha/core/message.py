@@ -1,7 +1,7 @@
 """Batches: the unit of work everywhere; a message is the unit of meaning inside one.
 
 A batch is homogeneous (one destination, one producer, one priority) and is stored, shipped and delivered as it was received, or
-as a slice of it. Servers never decode a record. Layout, little-endian::
+as a slice of it. Servers never decode a record, but for ``merged``, after a divergence. Layout, little-endian::
 
     header, 48 bytes
       u8  version = 1 | u8 flags | u8 delivery mode | u8 priority
@@ -30,6 +30,8 @@ from itertools import accumulate
 from operator import sub
 from typing import NamedTuple
 
+import msgspec
+
 from zmqha.core import limits
 from zmqha.errors import BadName, ProtocolError
 
@@ -40,6 +42,8 @@ RECORD = struct.Struct("<QQI")
 _INDEX_ENTRY = 4
 
 HAS_PROPERTIES = 1
+MERGED = 4  # set by servers: stored by a branch that lost, merged into the other; delivered as redelivered
+X_MERGED = "x-merged"  # property of a merged message: the epoch counter of the branch it came from
 PERSISTENT = 1
 PRIORITY_DEFAULT = 4
 PRIORITY_MAX = 9
@@ -181,10 +185,10 @@ def fit(batch: bytes | memoryview, head: BatchHead, start: int, byte_budget: int
     return stop
 
 
-def renumber(batch: bytes, first: int) -> bytes:
-    """The same messages under another first sequence (only for messages that were refused, never for unconfirmed ones)."""
+def renumber(batch: bytes, first: int, producer: int) -> bytes:
+    """The same messages under other sequences (only for messages that were refused, never for unconfirmed ones)."""
     fields = list(HEADER.unpack_from(batch))
-    fields[6] = first
+    fields[5:7] = producer, first
     return HEADER.pack(*fields) + batch[HEADER_BYTES:]
 
 
@@ -203,6 +207,35 @@ def records(batch: bytes | memoryview) -> Iterator[Record]:
             raise ProtocolError("a record is shorter than its properties")
         yield Record(sent_ms, expires_ms, bytes(view[body - properties : body]), bytes(view[body : origin + end]))
         begin = end
+
+
+def merged(batch: bytes, branch: int) -> bytes:
+    """The same messages, marked as merged from the branch of this epoch counter. The one place where a server opens records;
+    where a client packed nonsense, only the flag is set."""
+    head = read_head(batch)
+    try:
+        told = [
+            pack_record(one.body, sent_ms=one.sent_ms, expires_ms=one.expires_ms, properties=_marked(one.properties, branch))
+            for one in records(batch)
+        ]
+    except ProtocolError:
+        return batch[:1] + bytes((head.flags | MERGED,)) + batch[2:]
+    return pack_batch(
+        told, producer=head.producer, first=head.first, flags=head.flags | HAS_PROPERTIES | MERGED, priority=head.priority,
+        expiry_ms=head.expiry_ms,
+    )  # fmt: skip
+
+
+def _marked(properties: bytes, branch: int) -> bytes:
+    """With the property of a merged message; what is no map stays as it is: nobody could read the property."""
+    try:
+        held = _properties.decode(properties) if properties else {}
+    except (msgspec.MsgspecError, RecursionError, OverflowError):
+        return properties
+    return msgspec.msgpack.encode({**held, X_MERGED: branch})
+
+
+_properties: msgspec.msgpack.Decoder[dict[str, object]] = msgspec.msgpack.Decoder(dict[str, object])
 
 
 def batch_of(bodies: Iterable[bytes], *, producer: int, first: int, sent_ms: int = 0) -> bytes:

@@ -1,4 +1,4 @@
-"""What operators ask and order: status, why, history, switchover, promote, resync. Pure; answers are plain maps for ADMIN replies.
+"""What operators ask and order: status, why, history, switchover, promote, resync, merge. Pure; answers are plain maps (ADMIN).
 
 The last sentence of ``status`` says what would be lost if either server died *now*; it is computed from the same facts that confirms
 rest on, so it must be changed together with ``broker._durable_txn``.
@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from zmqha.core.client_protocol import VERSION as PROTOCOL
 from zmqha.core.contact import LONG_AGO
+from zmqha.core.merge_report import MergeReport
 from zmqha.core.peer_protocol import Beat, Standing, State, Sub
 from zmqha.core.view import SERVING
 from zmqha.core.why import why
-from zmqha.errors import OperationFailed
+from zmqha.errors import NotActive, OperationFailed, Unfinished
 
 if TYPE_CHECKING:
     from zmqha.core.broker import Broker
@@ -52,6 +53,10 @@ class Operator:
                 return self._promote(broker, arguments, now_ms)
             case "resync":
                 return self._resync(broker, arguments, now_ms)
+            case "merge":
+                return self._merge(broker, arguments)
+            case "merges":
+                return self._merges(broker, now_ms)
             case "version":
                 return {
                     "version": self.pair.version,
@@ -85,8 +90,12 @@ class Operator:
             "copy": broker.source.progress() if broker.serving else None,
             "equal": (peer.position == ha.position) if peer is not None and heard else None,
             "sentence": self.sentence(broker, now_ms),
+            "merges": len(broker.service.merge_reports) if broker.serving else None,
             "needs_operator": bool(
-                ha.diverged or ha.contact.foreign or (heard and ha.mismatch()) or self._damage_needs_operator(ha, heard)
+                self._branch_waits(broker)
+                or ha.contact.foreign
+                or (heard and ha.mismatch())
+                or self._damage_needs_operator(ha, heard)
             ),
         }
 
@@ -118,10 +127,7 @@ class Operator:
         if ha.contact.foreign:
             return f"{ha.contact.foreign} speaks on the peer port of {me}; this is not its peer, check the configuration."
         if ha.diverged is not None:
-            return (
-                f"both stores hold confirmed messages that the other lacks ({ha.diverged.why}); "
-                f"to give up those of {me}: zmqha resync --discard-own (its files are kept aside)."
-            )
+            return f"both stores hold confirmed messages that the other lacks ({ha.diverged.why}); {self._branch(broker, now_ms)}"
         if heard and ha.mismatch():
             return f"{ha.mismatch()}; they cannot copy from each other."
         if ha.facts.doubted:
@@ -171,6 +177,25 @@ class Operator:
         """Nobody serves, and nobody will by itself: one store is damaged, the other lacks what that one confirmed alone."""
         served = heard and ha.peer is not None and ha.peer.state in SERVING
         return ha.state is State.WAITING and not served and (ha.facts.doubted or (heard and ha.peer_lost_newer()))
+
+    def _branch_waits(self, broker: "Broker") -> bool:
+        """Does this server hold a branch that it does not hand over by itself."""
+        ha = broker.ha
+        return ha.diverged is not None and (not ha.hands_over or bool(ha.keep_refused))
+
+    def _branch(self, broker: "Broker", now_ms: int) -> str:
+        """What becomes of the branch of a server that lost."""
+        ha = broker.ha
+        me, other = ha.identity.node_id, ha.identity.peer_id
+        give_up = f"to give up those of {me}: zmqha resync --discard-own (its files are kept aside)."
+        if ha.keep_refused:
+            return f"{me} cannot keep its store before it hands them over ({ha.keep_refused}); it tries again. Or {give_up}"
+        if ha.merging:
+            sent, durable = broker.salvager.progress
+            return f"{me} hands its own over to {other} now ({durable} of {sent} pieces are durable there)."
+        if ha.hands_over:
+            return f"{me} hands its own over once {other} serves in fresh contact; nothing is to be done."
+        return f"to hand those of {me} over: zmqha merge (first: zmqha merge --dry-run); {give_up}"
 
     # --- rows of the table --------------------------------------------------------------------------------------------------
 
@@ -296,6 +321,60 @@ class Operator:
             )
         broker.ha.resync(now_ms)
         return {"resync": broker.ha.identity.node_id}
+
+    def _merge(self, broker: "Broker", arguments: dict[str, Any]) -> dict[str, Any]:
+        """Hand the own branch over; ``dry_run``: say what would be."""
+        ha = broker.ha
+        if arguments.get("dry_run") is True:
+            return self._dry_run(broker)
+        ha.merge()
+        return {"merge": ha.identity.node_id, "into": ha.identity.peer_id, "started": True}
+
+    def _merges(self, broker: "Broker", now_ms: int) -> dict[str, Any]:
+        """They are in the store, which only the active has open."""
+        if not broker.serving:
+            raise NotActive(broker.refusal(now_ms).what, cause=broker.ha.reason, cure="ask the active server")
+        return {"server": broker.ha.identity.node_id, "reports": [_report(one) for one in broker.service.merge_reports]}
+
+    def _dry_run(self, broker: "Broker") -> dict[str, Any]:
+        ha, survey = broker.ha, broker.survey
+        if ha.diverged is None:
+            raise OperationFailed(
+                "there is nothing to merge",
+                cause="this store holds nothing that the serving one lacks, or the other server does not serve",
+                cure="look at `zmqha status`",
+            )
+        if ha.store_doubted:
+            raise OperationFailed(
+                "what this branch holds cannot be counted",
+                cause=f"its store is damaged ({ha.facts.reason})",
+                cure="zmqha merge tries what can be read, zmqha resync --discard-own gives it up",
+            )
+        if survey is None:
+            raise Unfinished(
+                "what this branch holds is still being counted",
+                cause="the divergence was just noticed",
+                cure="try again in a second",
+            )
+        return {
+            "server": ha.identity.node_id,
+            "into": ha.identity.peer_id,
+            "branch": ha.position.epoch.counter,
+            "common_txn": survey.common_txn,
+            "queues": [queue._asdict() for queue in survey.queues],
+            "differences": [each._asdict() for each in survey.differences],
+        }
+
+
+def _report(report: MergeReport) -> dict[str, Any]:
+    """As a map. Producers are numbers of 62 bits."""
+    return {
+        **report._asdict(),
+        "branch": report.branch.counter,
+        "queues": [queue._asdict() for queue in report.queues],
+        "ranges": [each._asdict() for each in report.ranges],
+        "audit": list(report.audit),
+    }
 
 
 def acts(audit: tuple[str, ...]) -> list[dict[str, Any]]:

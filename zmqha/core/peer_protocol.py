@@ -5,12 +5,15 @@ Two kinds of socket, so a large transaction never delays a heartbeat::
     control = *( Hello / Beat / Echo / Grant / Drop )          PAIR, one per path, both directions, one frame each
     bulk    = follower: Follow *( Table / Stored )             DEALER -> the source's ROUTER
               source:   [ TableWanted ] copy *Piece            ROUTER -> DEALER; Piece = one chunk of a shipment
+            / loser:    SalvageBegin *Salvage SalvageEnd       DEALER -> the winner's ROUTER, after a divergence
+              winner:   *Salvaged                              ROUTER -> DEALER
     copy    = CopyBegin *( *CopyPages CopyRound ) *CopyPages CopyEnd
 
 A message is one frame: MessagePack (a tagged msgspec Struct, checked on decoding), then xxh3_64 of that, u64 little-endian: TCP alone
-lets damage through, and half of what is said here is obeyed. Table, CopyPages and Piece carry their bytes in further frames, the last
-two under sums of their own. Every message names the sender's session; bulk messages name both. Facts (state, epoch, position) travel in
-every Beat, so a lost one is repaired by the next; only Grant and Drop are one-shot, and both are obeyed only in fresh contact (F2).
+lets damage through, and half of what is said here is obeyed. Table, CopyPages, Piece and Salvage carry their bytes in further frames,
+all but Table (which is compared, not obeyed) under sums of their own. Every message names the sender's session; bulk messages name both. Facts (state, epoch,
+position) travel in every Beat, so a lost one is repaired by the next; only Grant and Drop are one-shot, and both are obeyed only in
+fresh contact (F2).
 
 Session = (incarnation, k): incarnation rises at each start (durable), k at each own freeze and each fall to WAITING (volatile).
 Times in ms of the *sender's* own clock; nobody but the sender interprets them (F1).
@@ -22,6 +25,7 @@ from typing import NamedTuple
 import msgspec
 import xxhash
 
+from zmqha.core.branch import Difference
 from zmqha.core.position import NOWHERE, Epoch, Lineage, Position
 from zmqha.errors import ProtocolError
 
@@ -57,6 +61,7 @@ class Sub(StrEnum):
     CLAIMING = "claiming"  # from the decision to the durable record (O7)
     GRANTING = "granting"  # PAIRED(e+1) being written, GRANT not yet answered
     LEAVING = "leaving"  # stop or switchover: takes no more sends, claims nothing
+    MERGING = "merging"  # the loser of a divergence hands its branch over
 
 
 class Standing(StrEnum):
@@ -241,7 +246,53 @@ class Piece(msgspec.Struct, frozen=True, tag="piece"):
     count: int
 
 
-Bulk = Follow | Stored | TableWanted | Table | CopyBegin | CopyPages | CopyRound | CopyEnd | Piece
+class SalvageBegin(msgspec.Struct, frozen=True, tag="salvage_begin"):
+    """Loser: what follows is what my branch holds beyond ``common_txn``. Repeated until the winner answers; a new attempt, on a new
+    socket, begins from the start."""
+
+    session: Session
+    to_session: Session
+    attempt: int
+    branch: Epoch  # of my newest transaction
+    common_txn: int
+
+
+class Salvage(msgspec.Struct, frozen=True, tag="salvage"):
+    """Item ``index`` (from 1), in pieces: frame 2 holds the bytes of piece ``piece``. One of three fields is set."""
+
+    session: Session
+    to_session: Session
+    attempt: int
+    index: int
+    piece: int
+    pieces: int
+    digest: int  # xxh3_64 of frame 2
+    batches: tuple[tuple[str, int], ...] = ()  # (queue, length) of the batches that lie back to back in the bytes
+    done: tuple[int, str, tuple[tuple[int, int], ...]] | None = None  # number, queue, acknowledged ranges
+    differences: tuple[Difference, ...] = ()
+
+
+class SalvageEnd(msgspec.Struct, frozen=True, tag="salvage_end"):
+    """The item ``index`` says that this was all."""
+
+    session: Session
+    to_session: Session
+    attempt: int
+    index: int
+
+
+class Salvaged(msgspec.Struct, frozen=True, tag="salvaged"):
+    """Winner: items up to ``taken`` have arrived, up to ``durable`` they are in my store. Repeated every heartbeat."""
+
+    session: Session
+    to_session: Session
+    attempt: int
+    taken: int
+    durable: int
+
+
+ToWinner = SalvageBegin | Salvage | SalvageEnd
+Bulk = Follow | Stored | TableWanted | Table | CopyBegin | CopyPages | CopyRound | CopyEnd | Piece | ToWinner | Salvaged
 
 _control: msgspec.msgpack.Decoder[Control] = msgspec.msgpack.Decoder(Control)
 _bulk: msgspec.msgpack.Decoder[Bulk] = msgspec.msgpack.Decoder(Bulk)

@@ -195,6 +195,16 @@ class Queue:
         self.turn(subscription)
         return back
 
+    def finish_ready(self, ranges: Iterable[Range]) -> tuple[int, list[tuple[int, int]]]:
+        """Done with what of these ranges nobody holds: how many messages, and (first offset, value) of finished batches."""
+        taken, finished = 0, []
+        for first, end in ranges:
+            for piece_first, piece_end in self.cursor.claim_ready(first, end):
+                finished += self.log.finish(piece_first, piece_end)[1]
+                self.cursor.finish(piece_first, piece_end)
+                taken += piece_end - piece_first
+        return taken, finished
+
     def finish_all(self) -> tuple[int, LogIndex]:
         """Everything visible is done; how many messages were not, and the index of their batches."""
         removed, old = self.cursor.finish_all(), self.log
@@ -208,7 +218,7 @@ class Queue:
 
 
 class Queues:
-    """All queues, by name and by number. Numbers rise and are not used again while any trace of the old one is in the log."""
+    """All queues, by name and by number. Numbers rise and are never used again: two branches must not mean two queues by one."""
 
     __slots__ = ("_last_number", "by_name", "by_number", "most")
 
@@ -225,18 +235,18 @@ class Queues:
         return queue
 
     def seen(self, number: int) -> None:
-        """The number is in use somewhere in the store."""
+        """The number is or was in use somewhere in the store."""
         self._last_number = max(self._last_number, number)
 
-    def create(self, name: str, *, max_messages: int = 0, max_bytes: int = 0) -> Queue:
-        """A new queue under a checked name; raises LimitReached."""
-        if len(self.by_name) >= self.most:
+    def create(self, name: str, *, beyond: bool = False) -> Queue:
+        """A new queue under a checked name; raises LimitReached, unless it may be ``beyond`` the limit."""
+        if len(self.by_name) >= self.most and not beyond:
             raise LimitReached(
                 f"queue {name} cannot be created",
                 cause=f"there are {self.most} queues, the most this server keeps",
                 cure="remove queues that nobody uses: zmqha queue rm NAME",
             )
-        return self.restore(DestinationRow(self._last_number + 1, name, max_messages, max_bytes))
+        return self.restore(DestinationRow(self._last_number + 1, name, 0, 0))
 
     def remove(self, queue: Queue) -> None:
         del self.by_name[queue.name], self.by_number[queue.number]

@@ -24,6 +24,8 @@ from zmqha.core.consumers import Consumers
 from zmqha.core.desk import Action, Desk, ServiceSettings
 from zmqha.core.intake import Intake
 from zmqha.core.log_index import Place
+from zmqha.core.merge import Merge
+from zmqha.core.merge_report import MergeReport
 from zmqha.core.position import Epoch
 from zmqha.core.queue_admin import QueueAdmin
 from zmqha.core.session import Session
@@ -41,6 +43,7 @@ class Service:
         self._intake = Intake(self._desk)
         self._consumers = Consumers(self._desk)
         self._operators = QueueAdmin(self._desk)
+        self.merge = Merge(self._desk)
         self._is_open = False
         self._sweep_every_ms = max(1, settings.session_silence_ms // 10)
         self._sweep_ms = 0
@@ -54,6 +57,8 @@ class Service:
         self._is_open = True
         self._sweep_ms = now_ms + self._sweep_every_ms
         desk.epoch, desk.epochs = epoch, epochs or (epoch,)
+        desk.reports = list(image.reports)
+        desk.queues.seen(image.last_number)
         by_number = desk.queues.by_number
         for row in image.destinations:
             desk.queues.restore(row)
@@ -86,6 +91,7 @@ class Service:
     def _forget(self, last_value: int) -> None:
         self._desk.clear(last_value)
         self._consumers.clear()
+        self.merge.forget()
 
     def new_epoch(self, epoch: Epoch) -> None:
         """The mode changed while this server stays active: replies carry the new epoch, sessions stay."""
@@ -120,6 +126,11 @@ class Service:
         if refusal is None:
             for queue in desk.queues.by_number.values():
                 desk.delivery.wake(queue)
+
+    @property
+    def merge_reports(self) -> list[MergeReport]:
+        """Of the last merges, oldest first."""
+        return self._desk.reports
 
     @property
     def waiting_bytes(self) -> int:
@@ -246,6 +257,8 @@ class Service:
         self._desk.durability = durability
         for ticket in self._desk.commits.released(number):
             self._intake.released(ticket)
+            for _, mark in ticket.marks:
+                self.merge.released(mark)
             for answer in ticket.answers:
                 self._desk.send(*answer)
 
@@ -253,6 +266,7 @@ class Service:
         """The store had no space and applied no Work from ``number`` on. Their sends, and those that waited behind, are refused
         with this error; acknowledgements and operators' changes wait for the next Work again and stay unanswered until then."""
         sends, duplicates = self._desk.commits.undo(number)
+        self.merge.undone()
         self._intake.refused(sends, duplicates, error)
         for answer in self._desk.commits.stranded():
             self._desk.send(*answer)
@@ -265,7 +279,7 @@ class Service:
 
     def deadline_ms(self) -> int | None:
         """When ``tick`` is needed next; None if nothing depends on time, 0 if there is more to hand out at once."""
-        if self._desk.delivery.pending:
+        if self._desk.delivery.pending or self.merge.pending:
             return 0
         delay_ms = self._consumers.deadline_ms()
         if not self._desk.sessions:
@@ -273,8 +287,9 @@ class Service:
         return self._sweep_ms if delay_ms is None else min(delay_ms, self._sweep_ms)
 
     def tick(self, now_ms: int) -> None:
-        """Give back what was delayed until now; end sessions of which nothing was heard."""
+        """Give back what was delayed until now; end sessions of which nothing was heard; go on with a merge."""
         self._consumers.tick(now_ms)
+        self.merge.tick(now_ms)
         if now_ms >= self._sweep_ms:
             self._sweep(now_ms)
 

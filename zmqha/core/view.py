@@ -10,6 +10,7 @@ from random import Random
 from typing import NamedTuple
 
 from zmqha.core.contact import LONG_AGO, Contact, Path
+from zmqha.core.events import KeptBranch
 from zmqha.core.facts import NodeFacts
 from zmqha.core.peer_protocol import (
     NO_SESSION,
@@ -31,6 +32,7 @@ PAIRED_ROLES = (State.ACTIVE, State.PASSIVE)
 ANSWERS_NEEDED = 3  # gateway answers in the decision window (T8)
 PAGE_SIZE = 4096
 DATA_VERSION = 1
+KEEP_AGAIN_MS = 5000  # after the store could not be kept: the disk may have room again
 
 
 class Step(Enum):
@@ -43,6 +45,7 @@ class Step(Enum):
     CLAIM = auto()  # from the decision to the durable record (O7)
     PAIR = auto()  # PAIRED and the lineage record are being written (O2)
     ACCEPT = auto()  # PAIRED is being written before GRANTED (O3)
+    KEEP = auto()  # the store of the loser of a divergence gets its second name before anything of it is handed over (O6)
 
 
 @dataclass(slots=True)
@@ -65,6 +68,7 @@ class Identity(NamedTuple):
     client_endpoint: str
     paths: int = 2
     resume_alone: bool = False  # a PAIRED node may use T5 ("available")
+    merges: bool = True  # the loser of a divergence hands its branch over by itself (on_divergence = "merge")
 
 
 class View:
@@ -94,6 +98,13 @@ class View:
         self.store_present = False
         self.store_fault = ""
         self.store_partial = False  # an unfinished copy lies beside it
+        self.kept = KeptBranch()  # whether this very store is kept for a merge, and how far that is
+        self.merge_wanted = False  # by the operator, where the policy is "stop"
+        self.merging = False  # the branch is being handed over
+        self.merge_into = NO_EPOCH  # under which the winner serves
+        self.merge_sessions = (NO_SESSION, NO_SESSION)  # the own and the winner's then
+        self.keep_refused = ""  # why the store could not be kept
+        self.keep_refused_ms = LONG_AGO
         self.leaving: Leaving | None = None
         self.contact = Contact(
             identity.cluster_id,
@@ -140,6 +151,8 @@ class View:
         """The sub-state, for the wire and for people."""
         if self.step is Step.CLAIM:
             return Sub.CLAIMING
+        if self.merging or self.step is Step.KEEP:
+            return Sub.MERGING
         if self.step in (Step.INSPECT, Step.DOUBT):
             return Sub.STARTING
         if self.leaving is not None:
@@ -157,8 +170,8 @@ class View:
 
     @property
     def held(self) -> Held:
-        """What a copy may build on."""
-        complete = self.store_present and not self.store_fault
+        """What a copy may build on. A kept store is none: its file must stay as it is."""
+        complete = self.store_present and not self.store_fault and not self.whole_copy_only
         return Held(self.position if complete else NOWHERE, partial=self.store_partial, trusted=not self.store_doubted)
 
     # --- guards -------------------------------------------------------------------------------------------------------------
@@ -250,8 +263,33 @@ class View:
         if not self.store_present or self.store_fault:
             return True
         found = fork(self.lineage, self.position, hello.lineage, peer.position, self.peer_high)
-        self.diverged = found if found.diverged else None
-        return not found.diverged
+        lost = found.diverged and not self.merged_into(hello.lineage)
+        self.diverged = found if lost else None
+        return not lost
+
+    def merged_into(self, lineage: Lineage) -> bool:
+        """Whether everything that this store holds was handed over to the branch of this lineage."""
+        return self.kept.state == "merged" and any(entry.epoch == self.kept.into for entry in lineage)
+
+    @property
+    def whole_copy_only(self) -> bool:
+        """The store's file is kept under a second name: it must not be written in place."""
+        return bool(self.kept.state)
+
+    @property
+    def hands_over(self) -> bool:
+        """Is this branch handed over without waiting for an operator: the policy, and a store that is not damaged; or his order."""
+        return self.merge_wanted or (self.identity.merges and not self.store_doubted)
+
+    def cannot_merge_on(self, now_ms: int) -> bool:
+        """A branch is being handed over, and its winner is lost, or not what it was when that began."""
+        return self.merging and not (self.state is State.WAITING and self._winner_stays(now_ms))
+
+    def _winner_stays(self, now_ms: int) -> bool:
+        peer = self.contact.beat
+        same = peer is not None and peer.state is State.STANDALONE and peer.epoch == self.merge_into
+        sessions = (self.contact.session, self.contact.peer_session)
+        return same and sessions == self.merge_sessions and self.age(now_ms) <= self.timers.decide_ms
 
     def mismatch(self) -> str:
         """Why the two cannot copy from each other, "" if they can."""

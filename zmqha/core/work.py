@@ -15,6 +15,8 @@ from collections.abc import Iterable
 from itertools import accumulate
 from typing import NamedTuple
 
+from zmqha.core.merge_report import MergeReport
+
 VALUE_HEAD = struct.Struct("<II")
 VALUE_ENTRY = struct.Struct("<IQIII")
 
@@ -70,6 +72,7 @@ class Work(NamedTuple):
     dropped_destinations: tuple[int, ...] = ()  # rows, cursor and producers of a removed queue
     dropped_values: tuple[int, ...] = ()  # log values in which every message is done
     size: int = 0  # bytes of the batches
+    reports: tuple[MergeReport, ...] = ()  # of merges, new or gone on
 
 
 class Stored(NamedTuple):
@@ -91,6 +94,8 @@ class StoreImage(NamedTuple):
     producers: tuple[ProducerRow, ...] = ()
     log: tuple[Stored, ...] = ()  # by rising value, then position
     last_value: int = 0
+    last_number: int = 0  # the highest a destination ever had
+    reports: tuple[MergeReport, ...] = ()  # oldest first
 
 
 def batch_positions(lengths: list[int]) -> Iterable[int]:

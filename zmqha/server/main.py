@@ -198,6 +198,7 @@ def build_broker(config: Config, facts: NodeFacts, now_ms: int) -> Broker:
         client_endpoint=str(config.own.client),
         paths=max(1, len(config.routes)),
         resume_alone=config.cluster.resume_alone == "available",
+        merges=config.cluster.on_divergence == "merge",
     )
     ha = HA(identity, config.timers, facts, SystemRandom(), now_ms, gateway=config.peer is not None)
     pair = Pair(

@@ -25,7 +25,7 @@ class Cluster(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     id: str  # hex, made by `zmqha init`; servers of another cluster are never obeyed
     single_machine: bool = False  # both servers here: allows loopback, one address, a stand-in gateway, no CURVE
     secret_file: str = ""  # signs death notices; the same on both machines
-    on_divergence: str = "stop"
+    on_divergence: Literal["merge", "stop"] = "merge"  # the loser of a divergence: hands over what only it holds, or waits
     resume_alone: Literal["safe", "available"] = "safe"  # may a PAIRED server serve after a restart without its peer
 
 

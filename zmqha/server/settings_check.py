@@ -53,20 +53,6 @@ def _cluster(source: Source, cluster: Cluster) -> tuple[str, ...]:
             why="it tells this pair from every other pair",
             cure="8 to 64 lower-case hex digits; zmqha init makes one",
         )
-    if cluster.on_divergence == "merge":
-        source.refuse(
-            "cluster.on_divergence",
-            '"merge" is not available in this version',
-            why="merging two diverged stores is not built yet; pretending would lose messages",
-            cure='write on_divergence = "stop": the loser keeps its files and waits for: zmqha resync',
-        )
-    if cluster.on_divergence != "stop":
-        source.refuse(
-            "cluster.on_divergence",
-            f"{cluster.on_divergence!r} is unknown",
-            why="this setting decides what happens to messages that only one server holds",
-            cure='write on_divergence = "stop"',
-        )
     if cluster.resume_alone == "safe":
         return ()
     return (

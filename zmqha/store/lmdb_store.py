@@ -18,7 +18,9 @@ from typing import Any
 import lmdb
 
 from zmqha.core import limits
+from zmqha.core.branch import NO_PAST
 from zmqha.core.lmdb_page import Meta
+from zmqha.core.merge_report import MergeReport
 from zmqha.core.page_sums import PageSums
 from zmqha.core.position import GENESIS, Epoch, Lineage, LineageEntry, Mode, Position
 from zmqha.core.shipment import Shipment
@@ -30,6 +32,7 @@ from zmqha.store.census import Census
 from zmqha.store.crash import crash_point
 from zmqha.store.node_state import sync_directory
 from zmqha.store.page_file import STORE_FILE, PageReader
+from zmqha.store.shared_past import SharedPast
 
 MAP_BYTES_MAX = 16 << 40  # address space only; opening takes 1 ms
 LENGTHEN_BYTES = 64 * limits.MIB  # sparse: costs address space, no disk
@@ -67,6 +70,8 @@ class LmdbStore:
         self._peer_high = 0
         self._pins: deque[lmdb.Transaction] = deque()  # the last SNAPSHOTS_KEPT, oldest first
         self._idle: dict[bytes, None] = {}  # keys of rows to be deleted, rising
+        self._number = 0  # the highest a destination ever had
+        self.past = SharedPast()
         self.lineage: Lineage = ()
         if position is not None:
             self._log, self._state = self._env.open_db(b"log", create=False), self._env.open_db(b"state", create=False)
@@ -97,6 +102,7 @@ class LmdbStore:
             state = self._env.open_db(b"state", txn=txn)
             txn.put(records.HEAD, self._head(epoch), db=state)
             txn.put(records.LINEAGE, records.encode_row(lineage), db=state)
+            txn.put(records.PAST, records.encode_row(self.past.settle()), db=state)
         if self._state is None:
             sync_directory(self._path.parent)
         self._log, self._state, self.lineage = log, state, lineage
@@ -106,6 +112,7 @@ class LmdbStore:
     def commit(self, work: Work, epoch: Epoch, peer_high: int) -> Shipment:
         """One Work, one transaction. Raises StoreFull, and then nothing of it is stored."""
         self._peer_high = max(self._peer_high, peer_high)
+        self.past.peer_holds(peer_high)
         crash_point("before_commit")
         with self._transaction() as txn:
             self._write(txn, work)
@@ -114,7 +121,12 @@ class LmdbStore:
         for key in deleted:
             del self._idle[key]
         crash_point("after_commit")
-        return self._ship(epoch, peer_high)
+        if work.reports:
+            crash_point("after_merge_commit")
+        shipment = self._ship(epoch, peer_high)
+        self._number = max(self._number, _highest(work))
+        self.past.committed(shipment.position.txn, work)
+        return shipment
 
     def sync(self) -> None:
         """Make the newest meta page durable too."""
@@ -130,6 +142,10 @@ class LmdbStore:
             txn.delete(records.log_key(value), db=log)
         for row in work.destinations:
             txn.put(records.row_key(records.DESTINATION, row.number), records.encode_row(row), db=state)
+        if _highest(work) > self._number:
+            txn.put(records.NUMBER, records.encode_row(_highest(work)), db=state)
+        for report in work.reports:
+            txn.put(records.report_key(report.number), records.encode_row(report), db=state)
         for cursor in work.cursors:
             txn.put(records.row_key(records.CURSOR, cursor.destination), records.encode_row(cursor), db=state)
         for producer, destination, last in work.producers:
@@ -198,15 +214,18 @@ class LmdbStore:
 
     # --- reading ------------------------------------------------------------------------------------------------------------
 
-    def image(self) -> StoreImage:
+    def image(self, node: str = "") -> StoreImage:
         """Everything the messaging core keeps in memory. Rows of producers idle for too long are left out, and the commits that
-        follow delete them, a few each."""
+        follow delete them, a few each. ``node`` reads it to serve: what another one wrote, that one holds."""
+        if self._state is None:
+            return StoreImage()
         oldest = int(time.time()) // _DAY_S - limits.PRODUCER_IDLE_DAYS
         destinations: list[DestinationRow] = []
         cursors: list[CursorRow] = []
         producers: list[ProducerRow] = []
         log: list[Stored] = []
-        last = 0
+        reports: list[MergeReport] = []
+        last, past = 0, NO_PAST
         self._idle = {}
         with self._env.begin(buffers=True) as txn:
             for key, raw in txn.cursor(db=self._state):
@@ -215,6 +234,12 @@ class LmdbStore:
                     destinations.append(records.read_destination(raw))
                 elif kind == records.CURSOR:
                     cursors.append(records.read_cursor(raw))
+                elif kind == records.PAST:
+                    past = records.read_past(raw)
+                elif kind == records.NUMBER:
+                    self._number = records.read_number(raw)
+                elif kind == records.REPORT:
+                    reports.append(records.read_report(raw))
                 elif kind == records.PRODUCER:
                     producer, destination, sequence, day = records.read_producer(key, raw)
                     if day >= oldest:
@@ -224,7 +249,13 @@ class LmdbStore:
             for key, raw in txn.cursor(db=self._log):
                 last = records.log_number(key)
                 log += records.read_log_head(last, raw)
-        return StoreImage(tuple(destinations), tuple(cursors), tuple(producers), tuple(log), last)
+        reports.sort(key=lambda report: report.number)
+        image = StoreImage(
+            tuple(destinations), tuple(cursors), tuple(producers), tuple(log), last, self._number, tuple(reports)
+        )  # fmt: skip
+        by_peer = bool(node) and bool(self.lineage) and self.lineage[-1].writer != node
+        self.past.opened(image, self.position.txn, past, written_by_peer=by_peer)
+        return image
 
     def fetch(self, value: int, position: int, length: int) -> bytes:
         """One stored batch."""
@@ -275,10 +306,15 @@ def open_environment(path: Path, *, map_bytes: int, readonly: bool = False) -> l
     )  # fmt: skip
 
 
+def open_reading(path: Path) -> lmdb.Environment:
+    """A store that nobody writes."""
+    return open_environment(path, map_bytes=_map_bytes(path.parent), readonly=True)
+
+
 def inspect(directory: Path) -> tuple[records.Head, Lineage]:
     """What the newest transaction of a settled store says of itself. Nobody may be writing it."""
     try:
-        env = open_environment(directory / STORE_FILE, map_bytes=_map_bytes(directory), readonly=True)
+        env = open_reading(directory / STORE_FILE)
         try:
             return read_head(env, env.open_db(b"state", create=False))
         finally:
@@ -296,6 +332,11 @@ def read_head(env: lmdb.Environment, state: Any) -> tuple[records.Head, Lineage]
     if head is None or lineage is None:
         raise StoreDamaged("the store has no head or no lineage row")
     return records.read_head(head), records.read_lineage(lineage)
+
+
+def _highest(work: Work) -> int:
+    """Of the numbers of new or changed destinations."""
+    return max((row.number for row in work.destinations), default=0)
 
 
 def _map_bytes(directory: Path) -> int:

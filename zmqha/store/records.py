@@ -8,6 +8,9 @@
             "d" u32 destination          ->  DestinationRow
             "c" u32 destination          ->  CursorRow
             "p" u32 destination u64 id   ->  i64 last sequence, u32 day it was last used
+            "f"                          ->  Past: what the peer is known to hold, written with the lineage
+            "m" u32 number mod 16        ->  MergeReport
+            "n"                          ->  the highest number a destination ever had: none is used twice
 
 Values are MessagePack unless a layout is given. No DUPSORT and no value written twice in one transaction: the structural verifier
 of py-lmdb would report both on sound files.
@@ -18,6 +21,9 @@ from typing import NamedTuple, TypeVar
 
 import msgspec
 
+from zmqha.core.branch import Past
+from zmqha.core.limits import MERGE_REPORTS
+from zmqha.core.merge_report import MergeReport
 from zmqha.core.position import Epoch, Lineage
 from zmqha.core.work import VALUE_ENTRY, VALUE_HEAD, Append, CursorRow, DestinationRow, Stored, batch_positions
 from zmqha.errors import StoreDamaged
@@ -29,6 +35,9 @@ LINEAGE = b"l"
 DESTINATION = b"d"
 CURSOR = b"c"
 PRODUCER = b"p"
+PAST = b"f"
+REPORT = b"m"
+NUMBER = b"n"
 
 _LOG_KEY = struct.Struct(">Q")
 _DESTINATION_KEY = struct.Struct(">cI")
@@ -49,6 +58,9 @@ _head = msgspec.msgpack.Decoder(Head)
 _lineage = msgspec.msgpack.Decoder(Lineage)
 _destination = msgspec.msgpack.Decoder(DestinationRow)
 _cursor = msgspec.msgpack.Decoder(CursorRow)
+_past = msgspec.msgpack.Decoder(Past)
+_report = msgspec.msgpack.Decoder(MergeReport)
+_number = msgspec.msgpack.Decoder(int)
 
 encode_row = _encode
 
@@ -66,6 +78,11 @@ def log_number(key: bytes | memoryview) -> int:
 def row_key(kind: bytes, destination: int) -> bytes:
     """Key of a row that exists once per destination."""
     return _DESTINATION_KEY.pack(kind, destination)
+
+
+def report_key(number: int) -> bytes:
+    """Key of a merge's report: a new one takes the place of the oldest."""
+    return row_key(REPORT, number % MERGE_REPORTS)
 
 
 def producer_key(destination: int, producer: int) -> bytes:
@@ -125,6 +142,21 @@ def read_destination(raw: bytes | memoryview) -> DestinationRow:
 def read_cursor(raw: bytes | memoryview) -> CursorRow:
     """Raises StoreDamaged."""
     return _read(_cursor, raw, "cursor")
+
+
+def read_past(raw: bytes | memoryview) -> Past:
+    """Raises StoreDamaged."""
+    return _read(_past, raw, "past")
+
+
+def read_report(raw: bytes | memoryview) -> MergeReport:
+    """Raises StoreDamaged."""
+    return _read(_report, raw, "merge report")
+
+
+def read_number(raw: bytes | memoryview) -> int:
+    """Raises StoreDamaged."""
+    return _read(_number, raw, "number")
 
 
 def _read(decoder: msgspec.msgpack.Decoder[_T], raw: bytes | memoryview, what: str) -> _T:

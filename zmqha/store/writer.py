@@ -25,15 +25,19 @@ from zmqha.core.actions import (
     Fetch,
     Follow,
     Journal,
+    KeepBranch,
     PairUp,
+    ReadBranch,
     ReadTable,
     SaveFacts,
+    SettleBranch,
     StandDown,
     StopCopy,
     StoreAction,
     TakeCopy,
     TakeTable,
 )
+from zmqha.core.branch import Item, salvage_bytes
 from zmqha.core.events import (
     Claimed,
     CommitRefused,
@@ -46,8 +50,12 @@ from zmqha.core.events import (
     Inspected,
     JournalFull,
     Journalled,
+    KeepRefused,
+    SalvagePart,
+    SalvageSettled,
     Scrubbed,
     ShipmentRefused,
+    Surveyed,
     TablePart,
 )
 from zmqha.core.facts import NodeFacts
@@ -60,17 +68,20 @@ from zmqha.store.copy_target import CopyTarget
 from zmqha.store.crash import crash_point
 from zmqha.store.delta import DELTA_FILE
 from zmqha.store.journal import SEGMENT_FILES
+from zmqha.store.kept import Kept
 from zmqha.store.lmdb_store import LmdbStore
 from zmqha.store.node_state import NodeState, set_aside
 from zmqha.store.page_file import LOCK_FILE, STORE_FILE, PageReader
 from zmqha.store.page_table import read_table
 from zmqha.store.replica import COPY_FILE, Replica
+from zmqha.store.salvage import Branch
 from zmqha.store.scrub import Scrub
 
 log = logging.getLogger("zmqha.store")
 
 APPLY_BYTES = limits.MIB  # applied between two looks at the mailbox
 QUIET_S = 0.003  # applying waits for this much quiet: it would compete with the acknowledgement that goes out just now
+KEPT_LOOK_S = 3600.0  # how often kept stores are looked through for what may go
 MEASURE_S = 0.5  # how often the free space is asked for
 MEASURE_BYTES = 2 * limits.MIB  # and after this much was committed: a fast disk fills quickly
 JOURNAL_BYTES_MAX = 4 * limits.MIB  # chunks that share one fdatasync
@@ -109,6 +120,10 @@ class StoreThread(threading.Thread):
         self._target: CopyTarget | None = None
         self._table: Iterator[TablePart | None] | None = None  # being read, for the source
         self._copy: CopySource | None = None
+        self._kept = Kept(directory, node_id)
+        self._kept_look_s = 0.0
+        self._branch: Branch | None = None  # being read for a merge
+        self._items: Iterator[Item] = iter(())
         self._position: Position | None = None  # of the store while it is closed
         self._refusals = 0
         self._unflushed_bytes = 0
@@ -236,6 +251,14 @@ class StoreThread(threading.Thread):
                 self._follow(facts)
             case StandDown(discard):
                 self._stand_down(discard)
+            case KeepBranch(common_txn, keep):
+                self._keep_branch(common_txn, keep=keep)
+            case ReadBranch():
+                self._read_branch(action)
+            case SettleBranch(into):
+                self._close_branch()
+                self._kept.settle(into)
+                self._report(SalvageSettled(into))
 
     # --- serving ------------------------------------------------------------------------------------------------------------
 
@@ -269,17 +292,17 @@ class StoreThread(threading.Thread):
         self._save(action.facts)
         crash_point("after_claim_state")
         self._target = None
+        self._close_branch()
         (self._directory / COPY_FILE).unlink(missing_ok=True)  # an unfinished copy is of no more use
-        opened = self._store is None
         if self._store is None:
+            self._kept.release()
             self._store = LmdbStore(self._directory, self._position, sums)
             self.scrub.watch(self._store.census)
+            image = self._store.image(self._node_id)
         self._stop_copy()
         shipment = self._store.begin_epoch(action.epoch, Mode.SOLE, self._node_id, action.reason, action.outage_ms, 0)
         self._store.sync()
         crash_point("after_claim")
-        if opened:
-            image = self._store.image()
         self._report(Claimed(shipment.position, self._store.lineage, image))
 
     def _pair_up(self, action: PairUp) -> None:
@@ -310,6 +333,8 @@ class StoreThread(threading.Thread):
             self._report(event)
             crash_point("copy_source_step")
             if isinstance(event, CopyDone):
+                assert self._store is not None
+                self._store.past.copied(event.position.txn)
                 self._stop_copy()
 
     def _stop_copy(self) -> None:
@@ -394,12 +419,61 @@ class StoreThread(threading.Thread):
         self._applying = True
         self._report(Journalled(position, self._target.copied_bytes, True, self._target.rounds))
 
+    # --- merging after a divergence -----------------------------------------------------------------------------------------
+
+    def _keep_branch(self, common_txn: int, *, keep: bool) -> None:
+        if self._store is not None or self._position is None:
+            return  # served again, or damaged, in the turn that asked for it
+        branch = Branch(self._directory / STORE_FILE, common_txn)
+        try:
+            survey = branch.survey()
+        finally:
+            branch.close()
+        try:
+            if keep:
+                _, lineage = lmdb_store.inspect(self._directory)
+                self._kept.keep(self._position, lineage, survey)
+        except (StoreFull, NoSpace) as error:
+            self._report(KeepRefused(error))
+            return
+        self._report(Surveyed(survey, keep))
+
+    def _read_branch(self, request: ReadBranch) -> None:
+        if request.begin:
+            self._close_branch()
+            path = self._kept.path()
+            if path is None:
+                return  # served again in the turn that asked for it
+            self._branch = Branch(path, request.common_txn)
+            self._items = self._branch.items()
+        if self._branch is None:
+            return
+        items: list[Item] = []
+        budget, last = request.budget, False
+        while budget > 0 and len(items) < limits.SALVAGE_WINDOW_ITEMS:
+            item = next(self._items, None)
+            if item is None:
+                last = True
+                self._close_branch()
+                break
+            items.append(item)
+            budget -= salvage_bytes(item)
+        crash_point("salvage_read")
+        self._report(SalvagePart(request.attempt, tuple(items), last))
+
+    def _close_branch(self) -> None:
+        self._items = iter(())
+        if self._branch is not None:
+            self._branch.close()
+            self._branch = None
+
     # --- neither ------------------------------------------------------------------------------------------------------------
 
     def _stand_down(self, discard: bool) -> None:
         """Close everything and say what is there."""
         self._stop_copy()
         self._table = None
+        self._close_branch()
         if self._store is not None:
             self.scrub.watch(None)
             self._store.close()
@@ -415,6 +489,7 @@ class StoreThread(threading.Thread):
             self._target.abandon()
             self._target = None
         if discard:
+            self._kept.discard()
             self._set_store_aside()
         try:
             self._report(self._inspect())
@@ -449,7 +524,7 @@ class StoreThread(threading.Thread):
                 )
             position = found
         self._position = position
-        return Inspected(True, position, lineage, head.peer_high, "", partial)
+        return Inspected(True, position, lineage, head.peer_high, "", partial, self._kept.present())
 
     def _set_store_aside(self) -> str:
         kept = [
@@ -475,6 +550,10 @@ class StoreThread(threading.Thread):
         if now_s - self._measured_s < MEASURE_S and self._unmeasured_bytes < MEASURE_BYTES:
             return
         self._measured_s, self._unmeasured_bytes = now_s, 0
+        if now_s - self._kept_look_s > KEPT_LOOK_S:
+            self._kept_look_s = now_s
+            if gone := self._kept.expire():
+                log.info("kept.expired", extra={"fields": (("names", ", ".join(gone)),)})
         place = os.statvfs(self._directory)
         room = self._store.reusable_bytes() if self._store is not None else 0
         used = self._store.file_bytes - room if self._store is not None else self._closed_bytes()
@@ -501,6 +580,7 @@ class StoreThread(threading.Thread):
         self._stop_copy()
         if self._store is not None:
             self._store.close()
+        self._close_branch()
         self._close_replica()
 
 
