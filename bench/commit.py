@@ -156,7 +156,7 @@ def _copied(store: LmdbStore, directory: Path) -> Replica:
     runs = store.reader.live_runs(meta)
     pages = store.reader.read_runs(runs, meta.psize)
     target.pages(runs, pages, xxhash.xxh3_64_intdigest(pages))
-    return target.end(store.position, meta.body, target.copied_bytes)
+    return target.adopt(store.position, meta.body, target.copied_bytes)
 
 
 if __name__ == "__main__":

@@ -91,11 +91,14 @@ def test_the_end_of_the_process_is_said_with_what_why_and_fix(
     assert fields(line) == {"what": "it broke", "why": "a mouse", "fix": "a cat"}
 
 
-def test_a_copy_that_was_given_up_is_deleted_when_the_server_stands_down(thread: StoreThread, tmp_path: Path) -> None:
+def test_a_copy_that_was_given_up_stays_for_the_next_attempt_and_goes_when_this_server_serves(
+    thread: StoreThread, tmp_path: Path
+) -> None:
     thread._do(Claim(FACTS, Epoch(1, 7), "first start", 0))
     thread._do(StandDown())
     thread._do(Follow(FACTS._replace(standing=Standing.BEHIND)))
     thread._do(TakeCopy(CopyBegin(NO_SESSION, NO_SESSION, 4096, 10), b""))
-    assert (tmp_path / COPY_FILE).exists()
     thread._do(StandDown())
-    assert not (tmp_path / COPY_FILE).exists() and (tmp_path / STORE_FILE).exists()
+    assert (tmp_path / COPY_FILE).exists() and (tmp_path / STORE_FILE).exists()
+    thread._do(Claim(FACTS, Epoch(2, 7), "elected", 0))
+    assert not (tmp_path / COPY_FILE).exists()

@@ -5,6 +5,7 @@ serves, takes its peer back, hands over, copies again. Somewhere on that way it 
 """
 
 import re
+import shutil
 import time
 from pathlib import Path
 
@@ -30,6 +31,7 @@ POINTS = tuple(
         - IN_A_MERGE
     )
 )
+OF_A_WHOLE_COPY = {"before_copy_reset", "before_copy_rename", "after_copy_rename"}  # only where there is no store to build on
 MAYBE = {"before_background_sync"}  # needs a full journal segment while following: reached or not, by chance
 SAMPLE = (("b", "before_acknowledge"), ("a", "after_pair_state"))
 RATE = 300
@@ -41,6 +43,8 @@ def lead_to_death(both: Pair, name: str, point: str) -> bool:
     if server.running:
         server.kill()
     both.wait(lambda: both.active() != name, "the other serving")
+    if point.partition(":")[0] in OF_A_WHOLE_COPY:
+        shutil.rmtree(server.data)
     server.start(ZMQHA_CRASH_AT=point)
     steps = (
         lambda: None,

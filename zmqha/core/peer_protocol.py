@@ -11,9 +11,9 @@ Two kinds of socket, so a large transaction never delays a heartbeat::
 
 A message is one frame: MessagePack (a tagged msgspec Struct, checked on decoding), then xxh3_64 of that, u64 little-endian: TCP alone
 lets damage through, and half of what is said here is obeyed. Table, CopyPages, Piece and Salvage carry their bytes in further frames,
-all but Table (which is compared, not obeyed) under sums of their own. Every message names the sender's session; bulk messages name both. Facts (state, epoch,
-position) travel in every Beat, so a lost one is repaired by the next; only Grant and Drop are one-shot, and both are obeyed only in
-fresh contact (F2).
+all but Table (which is compared, not obeyed) under sums of their own. Every message names the sender's session; bulk messages name
+both. Facts (state, epoch, position) travel in every Beat, so a lost one is repaired by the next; only Grant and Drop are one-shot, and
+both are obeyed only in fresh contact (F2).
 
 Session = (incarnation, k): incarnation rises at each start (durable), k at each own freeze and each fall to WAITING (volatile).
 Times in ms of the *sender's* own clock; nobody but the sender interprets them (F1).
