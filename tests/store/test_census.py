@@ -110,31 +110,6 @@ def test_a_build_beside_commits_ends_exact(seed: int, tmp_path: Path) -> None:
     source.close()
 
 
-def test_sums_handed_over_are_those_that_a_build_finds(tmp_path: Path) -> None:
-    source = SourceStore(tmp_path / "a.mdb", 1)
-    for _ in range(30):
-        source.commit()
-    raw = built(source.count()).sums
-    assert raw is not None
-    replica = followed(source, tmp_path / "b")
-    replica.adopt_sums(raw.tobytes())
-    for _ in range(30):
-        for ship in source.commit():
-            feed(replica, ship)
-    assert replica.census is not None and replica.census.sums is not None
-    handed = replica.census.sums.tobytes()
-    replica.settle()
-    reader = PageReader(tmp_path / "b" / STORE_FILE)
-    anew = built(Census(reader, reader.newest()))
-    assert anew.sums is not None and anew.sums.tobytes() == handed
-    assert anew.digest == replica.census.digest == PageSums(handed).digest
-
-    anew.close()
-    reader.close()
-    replica.close()
-    source.close()
-
-
 def test_a_copy_with_one_other_byte_is_noticed_at_the_next_transaction(tmp_path: Path) -> None:
     source = SourceStore(tmp_path / "a.mdb", 1)
     for _ in range(30):

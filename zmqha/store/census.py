@@ -109,13 +109,6 @@ class Census:
             self.complete = True
             self._gone = None
 
-    def adopt(self, raw: bytes) -> None:
-        """The sums of exactly the newest snapshot, known from elsewhere."""
-        self._sums = PageSums(raw)
-        self._sums.grow(self.meta.last_pg + 1)
-        self.complete = not self.off
-        self._gone = None
-
     def _begin(self) -> None:
         """Mark what the snapshot does not use. All at once: 50 ns a free page."""
         meta = self.meta

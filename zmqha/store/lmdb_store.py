@@ -277,11 +277,6 @@ class LmdbStore:
         """The file as pages."""
         return self._reader
 
-    def page_sums(self) -> bytes | None:
-        """The sums of all pages of the newest snapshot, for a copy that ends there (``Replica.adopt_sums``); None: not known."""
-        sums = self.census.sums
-        return None if sums is None else sums.tobytes()
-
     def pin(self) -> lmdb.Transaction:
         """Hold the newest snapshot: none of its pages is reused until the transaction is aborted."""
         return self._env.begin()

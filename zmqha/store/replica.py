@@ -159,11 +159,6 @@ class Replica:
         self.census = Census(self._reader, lmdb_page.parse_body(self._meta))
         return self.census
 
-    def adopt_sums(self, raw: bytes) -> None:
-        """The sums of exactly this copy, from its source (``LmdbStore.page_sums``): before the first shipment is taken."""
-        assert self.census is not None and not self._waiting and not self._unflushed, "sums of what the file holds"
-        self.census.adopt(raw)
-
     # --- becoming a store ---------------------------------------------------------------------------------------------------
 
     def settle(self) -> None:
