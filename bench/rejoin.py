@@ -23,6 +23,7 @@ from report import Report, parser, percentile
 QUEUE, BALLAST = "bench/rejoin", "bench/ballast"
 BODY_BYTES = 16 * 1024
 NORMAL_S = 5.0
+TINY_S = 0.5
 LIMIT_S = 90.0  # the load ends by itself, should the bench not
 Figures = dict[str, list[float]]
 
@@ -37,7 +38,7 @@ def main() -> None:
     made.add_argument("--cases", default="passive,active,empty", help="which of them (default %(default)s)")
     arguments = made.parse_args()
     if arguments.tiny:
-        arguments.repeat, arguments.megabytes, arguments.away = 1, 16, 1.0
+        arguments.repeat, arguments.megabytes, arguments.away, arguments.cases = 1, 16, TINY_S, "passive"
     disk = Disk(arguments.directory)
     report = Report("rejoin", arguments, disk)
     with (
@@ -73,7 +74,7 @@ class Bench:
         """One absence; the way of the copy."""
         servers = self._servers
         servers.wait_in_sync()
-        normal = self._loaded(lambda: time.sleep(NORMAL_S))
+        normal = self._loaded(lambda: time.sleep(min(NORMAL_S, self._away_s)))
         gone = servers.active() if case == "active" else other(servers.active())
         servers[gone].note_watcher()
         servers[gone].kill()

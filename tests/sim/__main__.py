@@ -145,7 +145,7 @@ def main() -> int:
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--seed", type=int, help="the first one; drawn anew if it is left out")
     parser.add_argument("--kinds", choices=SETS, default="", help="one set of faults instead of all in turn")
-    parser.add_argument("--planted", choices=[*PLANTED, "all"])
+    parser.add_argument("--planted", choices=[*PLANTED, "all"], metavar="NAME", help="a planted bug, or all")
     given = parser.parse_args()
     if given.planted:
         return int(planted(list(PLANTED) if given.planted == "all" else [given.planted]) > 0)

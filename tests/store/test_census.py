@@ -9,7 +9,6 @@ from source_store import SourceStore
 
 from zmqha.core import limits, lmdb_page
 from zmqha.core.lmdb_page import Meta
-from zmqha.core.page_sums import PageSums
 from zmqha.store.census import Census
 from zmqha.store.page_file import STORE_FILE, PageReader
 from zmqha.store.replica import Replica
