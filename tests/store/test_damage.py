@@ -40,7 +40,7 @@ class Side:
         """Everything that nobody waits for, for a whole cycle of the scrub."""
         thread, before = self.thread, self.thread.scrub.counts().cycles
         for _ in range(1000):
-            while thread._applying:
+            while thread._following.applies:
                 thread._background()
             thread._scrub_step()
             if thread.scrub.counts().cycles > before and not thread.scrub._census.building:  # type: ignore[union-attr]
@@ -156,8 +156,7 @@ def test_a_server_that_takes_over_knows_the_sums_from_the_passive_that_it_was(pa
 
     store = pair.b.thread._store
     assert store is not None and store.census.complete
-    raw = store.page_sums()
-    assert raw is not None and store.census.sums is not None
+    assert store.census.sums is not None
     assert dict(store.census.sums.units(0, len(store.census.sums))) == pair.b.sums()
 
 
@@ -231,7 +230,7 @@ def test_a_flipped_bit_in_the_stream_is_caught_and_nothing_of_it_is_applied(seed
     whole = bytearray(chunk.head + chunk.piece)
     whole[rng.randrange(len(whole))] ^= 1 << rng.randrange(8)
     head = len(chunk.head)
-    replica = pair.b.thread._replica
+    replica = pair.b.thread._following.replica
     assert replica is not None
     before = replica._taken
     pair.b.thread._do(Journal(chunk._replace(head=bytes(whole[:head]), piece=bytes(whole[head:]))))
@@ -297,6 +296,6 @@ def test_a_bit_that_flipped_while_nobody_looked_shows_once_the_copy_follows(
     said: list[Event] = []
     for chunk in shipment.chunks(a.commit(rng)):
         said += b.do(Journal(chunk))
-    while b.thread._applying:
+    while b.thread._following.applies:
         b.thread._background()
     assert any(isinstance(event, Damaged) for event in (*said, *b.events))

@@ -150,6 +150,7 @@ def test_a_loser_killed_on_the_way_begins_again(point: str) -> None:
         assert_merged(both, winner, loser)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("passage", [1, 2])
 def test_a_winner_killed_on_the_way_is_handed_the_rest(passage: int) -> None:

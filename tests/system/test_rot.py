@@ -39,6 +39,7 @@ def fill(both: Pair) -> None:
         both.wait(lambda file=file: BODIES[-1] in file.read_bytes(), "the last message is applied")  # type: ignore[misc]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("role", ["active", "passive"])
 def test_a_flipped_bit_is_found_and_repaired_and_nothing_is_lost(role: str) -> None:
@@ -70,6 +71,7 @@ def test_a_flipped_bit_is_found_and_repaired_and_nothing_is_lost(role: str) -> N
         assert_equal_offline(both, sound)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(180)
 def test_a_server_alone_whose_store_rots_serves_nobody_until_an_operator_says_so() -> None:
     with pair() as both:

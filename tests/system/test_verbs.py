@@ -51,6 +51,7 @@ def test_every_verb_works_against_a_real_pair() -> None:
         assert "back home" in zmqha(both, "history")
 
 
+@pytest.mark.slow
 def test_a_stale_server_says_why_it_waits_and_the_promotion_can_be_seen_afterwards() -> None:
     with pair() as both:
         passive, active = both.passive(), both.active()

@@ -11,7 +11,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import NamedTuple
@@ -37,7 +37,6 @@ from zmqha.core.actions import (
     TakeCopy,
     TakeTable,
 )
-from zmqha.core.branch import Item, salvage_bytes
 from zmqha.core.events import (
     Claimed,
     CommitRefused,
@@ -49,42 +48,28 @@ from zmqha.core.events import (
     Fetched,
     Inspected,
     JournalFull,
-    Journalled,
-    KeepRefused,
-    SalvagePart,
-    SalvageSettled,
     Scrubbed,
-    ShipmentRefused,
-    Surveyed,
-    TablePart,
 )
 from zmqha.core.facts import NodeFacts
-from zmqha.core.peer_protocol import CopyBegin, CopyEnd, CopyPages, CopyRound
 from zmqha.core.position import NOWHERE, Mode, Position
-from zmqha.errors import NoSpace, ProtocolError, StoreDamaged, StoreFull, ZmqhaError
-from zmqha.store import lmdb_store
+from zmqha.errors import NoSpace, StoreDamaged, StoreFull, ZmqhaError
 from zmqha.store.copy_source import CopySource
-from zmqha.store.copy_target import CopyTarget
 from zmqha.store.crash import crash_point
-from zmqha.store.delta import DELTA_FILE
-from zmqha.store.journal import SEGMENT_FILES
-from zmqha.store.kept import Kept
+from zmqha.store.following import Following, Voice
+from zmqha.store.handover import Handover
+from zmqha.store.inspection import inspect, set_store_aside
 from zmqha.store.lmdb_store import LmdbStore
-from zmqha.store.node_state import NodeState, set_aside
-from zmqha.store.page_file import LOCK_FILE, STORE_FILE, PageReader
-from zmqha.store.page_table import read_table
-from zmqha.store.replica import COPY_FILE, Replica
-from zmqha.store.salvage import Branch
+from zmqha.store.node_state import NodeState
+from zmqha.store.page_file import STORE_FILE
+from zmqha.store.replica import COPY_FILE
 from zmqha.store.scrub import Scrub
 
 log = logging.getLogger("zmqha.store")
 
-APPLY_BYTES = limits.MIB  # applied between two looks at the mailbox
 QUIET_S = 0.003  # applying waits for this much quiet: it would compete with the acknowledgement that goes out just now
 KEPT_LOOK_S = 3600.0  # how often kept stores are looked through for what may go
 MEASURE_S = 0.5  # how often the free space is asked for
 MEASURE_BYTES = 2 * limits.MIB  # and after this much was committed: a fast disk fills quickly
-JOURNAL_BYTES_MAX = 4 * limits.MIB  # chunks that share one fdatasync
 
 
 class Space(NamedTuple):
@@ -116,20 +101,14 @@ class StoreThread(threading.Thread):
         self._segment_bytes = segment_bytes
         self._state = state
         self._store: LmdbStore | None = None
-        self._replica: Replica | None = None
-        self._target: CopyTarget | None = None
-        self._table: Iterator[TablePart | None] | None = None  # being read, for the source
-        self._copy: CopySource | None = None
-        self._kept = Kept(directory, node_id)
+        self._following = Following(
+            directory, segment_bytes, self.scrub, Voice(report, self._say_full, self._say_damaged, self._live)
+        )
+        self._handover = Handover(directory, node_id, report)
         self._kept_look_s = 0.0
-        self._branch: Branch | None = None  # being read for a merge
-        self._items: Iterator[Item] = iter(())
+        self._copy: CopySource | None = None
         self._position: Position | None = None  # of the store while it is closed
         self._refusals = 0
-        self._unflushed_bytes = 0
-        self._unflushed = 0
-        self._applying = False
-        self._differs = False  # the copy differs from its source, and this was reported
         self._measured_s = 0.0
         self._unmeasured_bytes = 0  # committed since
 
@@ -162,7 +141,7 @@ class StoreThread(threading.Thread):
             try:
                 action = self._inbox.get(timeout=self._patience_s())
             except Empty:
-                if self._unflushed:
+                if self._following.unflushed:
                     self._flush()
                 else:
                     self._background()
@@ -171,7 +150,7 @@ class StoreThread(threading.Thread):
             self._measure_space()
             if action is None:
                 return None
-            if self._unflushed and (not isinstance(action, Journal) or self._unflushed_bytes >= JOURNAL_BYTES_MAX):
+            if self._following.unflushed and (not isinstance(action, Journal) or self._following.must_flush):
                 self._flush()
             if self._copy is not None and isinstance(action, Commit):
                 self._copy_step()
@@ -181,10 +160,11 @@ class StoreThread(threading.Thread):
 
     def _patience_s(self) -> float:
         """How long to wait for an action before doing what nobody waits for."""
-        if self._unflushed or self._table is not None or (self._copy is not None and self._copy.ready):
+        following = self._following
+        if following.unflushed or following.reads_table or following.hurries or (self._copy is not None and self._copy.ready):
             return 0
-        if self._applying and self._replica is not None:
-            return 0 if self._replica.waiting_bytes > APPLY_BYTES else QUIET_S
+        if following.applies:
+            return QUIET_S
         due_s = self.scrub.due_s
         return MEASURE_S if due_s is None else min(MEASURE_S, max(QUIET_S, due_s - time.monotonic()))
 
@@ -192,15 +172,8 @@ class StoreThread(threading.Thread):
         """A piece of what nobody waits for."""
         if self._copy is not None and self._copy.ready:
             self._copy_step()
-        elif self._table is not None:
-            self._table_step(self._table)
-        elif self._applying and self._replica is not None:
-            try:
-                self._applying = self._replica.apply(APPLY_BYTES)
-                self._compare_digests()
-            except StoreFull as error:  # nothing is lost: what is not applied stays in the journal
-                self._applying = False
-                self._say_full(error)
+        elif self._following.reads_table or self._following.applies:
+            self._following.step()
         elif (due_s := self.scrub.due_s) is not None and due_s <= time.monotonic():
             self._scrub_step()
 
@@ -208,13 +181,6 @@ class StoreThread(threading.Thread):
         """A slice of the store's file is looked at."""
         for why in self.scrub.step(time.monotonic()):
             self._say_damaged(why)
-
-    def _compare_digests(self) -> None:
-        """What the passive applied must be what the active says it is."""
-        at = self._replica.differs_at if self._replica is not None else None
-        if at is not None and not self._differs:
-            self._differs = True
-            self._say_damaged(f"the copy's digest is not the active's after transaction {at}")
 
     def _say_damaged(self, why: str) -> None:
         log.error("store.rotten", extra={"fields": (("what", why),)})
@@ -225,14 +191,15 @@ class StoreThread(threading.Thread):
             case Commit():
                 self._commit(action)
             case Journal():
-                self._journal(action)
+                if not self._following.journal(action):
+                    self.progress += 1
             case Fetch(token, value, position, length):
                 assert self._store is not None
                 self._report(Fetched(token, self._store.fetch(value, position, length)))
             case TakeCopy():
-                self._take_copy(action)
+                self._following.take_copy(action)
             case ReadTable(partial):
-                self._table = read_table(self._directory, partial=partial)
+                self._following.read_table(partial=partial)
             case CopyOut():
                 self._copy_out(action)
             case TakeTable(copy):
@@ -248,17 +215,22 @@ class StoreThread(threading.Thread):
             case PairUp():
                 self._pair_up(action)
             case Follow(facts):
-                self._follow(facts)
+                crash_point("before_follow_state")
+                self._save(facts)
+                crash_point("after_follow_state")
+                self._following.begin()
+                self._report(FactsSaved())
             case StandDown(discard):
                 self._stand_down(discard)
             case KeepBranch(common_txn, keep):
-                self._keep_branch(common_txn, keep=keep)
+                if (
+                    self._store is None and self._position is not None
+                ):  # else served again, or damaged, in the turn that asked for it
+                    self._handover.keep(self._position, common_txn, keep=keep)
             case ReadBranch():
-                self._read_branch(action)
+                self._handover.read(action)
             case SettleBranch(into):
-                self._close_branch()
-                self._kept.settle(into)
-                self._report(SalvageSettled(into))
+                self._handover.settle(into)
 
     # --- serving ------------------------------------------------------------------------------------------------------------
 
@@ -281,21 +253,16 @@ class StoreThread(threading.Thread):
 
     def _claim(self, action: Claim) -> None:
         image = sums = None
-        if self._replica is not None:
-            crash_point("before_claim_settle")
-            self._replica.settle()
-            self._compare_digests()
-            self._position = self._replica.position
-            sums = self._replica.census.sums if self._replica.census is not None else None
-            self._close_replica()
+        followed = self._following.become_store()
+        if followed is not None:
+            self._position, sums = followed
         crash_point("before_claim_state")
         self._save(action.facts)
         crash_point("after_claim_state")
-        self._target = None
-        self._close_branch()
+        self._handover.close()
         (self._directory / COPY_FILE).unlink(missing_ok=True)  # an unfinished copy is of no more use
         if self._store is None:
-            self._kept.release()
+            self._handover.kept.release()
             self._store = LmdbStore(self._directory, self._position, sums)
             self.scrub.watch(self._store.census)
             image = self._store.image(self._node_id)
@@ -342,205 +309,41 @@ class StoreThread(threading.Thread):
             self._copy.close()
             self._copy = None
 
-    # --- following ----------------------------------------------------------------------------------------------------------
-
-    def _follow(self, facts: NodeFacts) -> None:
-        crash_point("before_follow_state")
-        self._save(facts)
-        crash_point("after_follow_state")
-        self._close_replica()
-        self._target = CopyTarget(self._directory, self._segment_bytes, self._live)
-        self._report(FactsSaved())
-
-    def _table_step(self, table: Iterator[TablePart | None]) -> None:
-        part = next(table)
-        if part is not None:
-            self._report(part)
-            if part.last:
-                self._table = None
-
-    def _live(self) -> None:
-        """Something long goes on: the reactor must not take this thread for stuck."""
-        self.moves += 1
-
-    def _take_copy(self, action: TakeCopy) -> None:
-        target = self._target
-        if target is None:
-            return
-        message = action.message
-        try:
-            match message:
-                case CopyBegin():
-                    self._table = None
-                    self._close_replica()
-                    target.begin(message.page_size, message.way)
-                case CopyPages():
-                    crash_point("copy_target_pages")
-                    target.pages(message.runs, action.payload, message.digest)
-                case CopyRound():
-                    target.adopt(message.position, message.meta, message.copied_bytes).close()
-                    target.go_on()
-                case CopyEnd():
-                    self._replica = target.adopt(message.position, message.meta, message.copied_bytes)
-                    self._differs = False
-                    self.scrub.watch(self._replica.count(self._directory / STORE_FILE))
-        except ProtocolError as error:
-            self._report(ShipmentRefused(error.what))
-            return
-        except StoreFull as error:
-            self._say_full(error)
-            return
-        self._report(Journalled(target.position, target.copied_bytes, self._replica is not None, target.rounds))
-
-    def _journal(self, action: Journal) -> None:
-        if self._replica is None:
-            self.progress += 1
-            return
-        self._unflushed += 1
-        self._unflushed_bytes += action.chunk.size
-        try:
-            self._replica.take(action.chunk)
-        except ProtocolError as error:
-            self._report(ShipmentRefused(error.what))
-        except StoreFull as error:
-            self._say_full(error)
-
-    def _flush(self) -> None:
-        """One fdatasync for all chunks taken since the last."""
-        assert self._replica is not None and self._target is not None
-        crash_point("before_acknowledge")
-        self.progress += self._unflushed
-        self._unflushed = self._unflushed_bytes = 0
-        try:
-            position = self._replica.flush()
-        except StoreFull as error:
-            self._say_full(error)
-            return
-        self._applying = True
-        self._report(Journalled(position, self._target.copied_bytes, True, self._target.rounds))
-
-    # --- merging after a divergence -----------------------------------------------------------------------------------------
-
-    def _keep_branch(self, common_txn: int, *, keep: bool) -> None:
-        if self._store is not None or self._position is None:
-            return  # served again, or damaged, in the turn that asked for it
-        branch = Branch(self._directory / STORE_FILE, common_txn)
-        try:
-            survey = branch.survey()
-        finally:
-            branch.close()
-        try:
-            if keep:
-                _, lineage = lmdb_store.inspect(self._directory)
-                self._kept.keep(self._position, lineage, survey)
-        except (StoreFull, NoSpace) as error:
-            self._report(KeepRefused(error))
-            return
-        self._report(Surveyed(survey, keep))
-
-    def _read_branch(self, request: ReadBranch) -> None:
-        if request.begin:
-            self._close_branch()
-            path = self._kept.path()
-            if path is None:
-                return  # served again in the turn that asked for it
-            self._branch = Branch(path, request.common_txn)
-            self._items = self._branch.items()
-        if self._branch is None:
-            return
-        items: list[Item] = []
-        budget, last = request.budget, False
-        while budget > 0 and len(items) < limits.SALVAGE_WINDOW_ITEMS:
-            item = next(self._items, None)
-            if item is None:
-                last = True
-                self._close_branch()
-                break
-            items.append(item)
-            budget -= salvage_bytes(item)
-        crash_point("salvage_read")
-        self._report(SalvagePart(request.attempt, tuple(items), last))
-
-    def _close_branch(self) -> None:
-        self._items = iter(())
-        if self._branch is not None:
-            self._branch.close()
-            self._branch = None
-
     # --- neither ------------------------------------------------------------------------------------------------------------
 
     def _stand_down(self, discard: bool) -> None:
         """Close everything and say what is there."""
         self._stop_copy()
-        self._table = None
-        self._close_branch()
+        self._handover.close()
         if self._store is not None:
             self.scrub.watch(None)
             self._store.close()
             self._store = None
-        if self._replica is not None:
-            try:
-                self._replica.settle()
-                self._compare_digests()
-            except StoreFull as error:  # what is durable and not applied stays in the journal
-                log.error("store.full", extra={"fields": (("why", error.cause or error.what),)})
-            self._close_replica()
-        if self._target is not None:
-            self._target.abandon()
-            self._target = None
+        refused = self._following.stand_down()
+        if refused is not None:
+            log.error("store.full", extra={"fields": (("why", refused.cause or refused.what),)})
         if discard:
-            self._kept.discard()
-            self._set_store_aside()
+            self._handover.kept.discard()
+            set_store_aside(self._directory)
+        self._position = None
         try:
-            self._report(self._inspect())
+            found = inspect(self._directory, self._segment_bytes, self._handover.kept.present)
+            self._position = found.position if found.present else None
+            self._report(found)
         except StoreFull as error:
-            self._position = None
             fault = f"the disk is full and the journal cannot be applied to the store ({error.cause or error.what})"
             self._report(Inspected(True, NOWHERE, (), 0, fault))
         except StoreDamaged as error:
-            kept = self._set_store_aside()
+            kept = set_store_aside(self._directory)
             log.error("store.damaged", extra={"fields": (*_explained(error), ("kept", kept))})
-            self._position = None
             self._report(Inspected(False, NOWHERE, (), 0, error.what))
 
-    def _inspect(self) -> Inspected:
-        replica = Replica.open(self._directory, self._segment_bytes)
-        self._position = None
-        partial = (self._directory / COPY_FILE).exists()
-        if replica is None:
-            return Inspected(False, NOWHERE, (), 0, "", partial)
-        position, ahead = replica.position, replica.ahead
-        replica.close()
-        head, lineage = lmdb_store.inspect(self._directory)
-        if ahead:
-            reader = PageReader(self._directory / STORE_FILE)
-            try:
-                found = reader.recompute(head.chain, lineage[-1].epoch)
-            finally:
-                reader.close()
-            if found is None:
-                raise StoreDamaged(
-                    f"the position of {STORE_FILE} cannot be told", cause="its older meta page is not the one before"
-                )
-            position = found
-        self._position = position
-        return Inspected(True, position, lineage, head.peer_high, "", partial, self._kept.present())
+    def _flush(self) -> None:
+        self.progress += self._following.flush()
 
-    def _set_store_aside(self) -> str:
-        kept = [
-            str(set_aside(path))
-            for name in (STORE_FILE, COPY_FILE, DELTA_FILE, *SEGMENT_FILES)  # a copy or a delta may be the store: see CopyTarget
-            if (path := self._directory / name).exists()
-        ]
-        (self._directory / LOCK_FILE).unlink(missing_ok=True)
-        return ", ".join(kept)
-
-    def _close_replica(self) -> None:
-        if self._replica is not None:
-            self.scrub.watch(None)
-            self._replica.close()
-            self._replica = None
-        self._applying = False
+    def _live(self) -> None:
+        """Something long goes on: the reactor must not take this thread for stuck."""
+        self.moves += 1
 
     def _save(self, facts: NodeFacts) -> None:
         self._state.save(facts)
@@ -552,7 +355,7 @@ class StoreThread(threading.Thread):
         self._measured_s, self._unmeasured_bytes = now_s, 0
         if now_s - self._kept_look_s > KEPT_LOOK_S:
             self._kept_look_s = now_s
-            if gone := self._kept.expire():
+            if gone := self._handover.kept.expire():
                 log.info("kept.expired", extra={"fields": (("names", ", ".join(gone)),)})
         place = os.statvfs(self._directory)
         room = self._store.reusable_bytes() if self._store is not None else 0
@@ -580,8 +383,8 @@ class StoreThread(threading.Thread):
         self._stop_copy()
         if self._store is not None:
             self._store.close()
-        self._close_branch()
-        self._close_replica()
+        self._handover.close()
+        self._following.close()
 
 
 def _explained(error: BaseException) -> tuple[tuple[str, str], ...]:

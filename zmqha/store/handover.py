@@ -1,0 +1,84 @@
+"""The loser's store after a divergence: keep it, say what it holds, read it out piece by piece, settle it once the winner has it.
+
+What is kept, and for how long, is ``kept``'s business, what is read ``salvage``'s; who asks and when is decided in ``core.salvage`` and
+``core.ha``. Only while the store is closed. Driven by the store thread.
+"""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from zmqha.core import limits
+from zmqha.core.actions import ReadBranch
+from zmqha.core.branch import Item, salvage_bytes
+from zmqha.core.events import Event, KeepRefused, SalvagePart, SalvageSettled, Surveyed
+from zmqha.core.position import Epoch, Position
+from zmqha.errors import NoSpace, StoreFull
+from zmqha.store import lmdb_store
+from zmqha.store.crash import crash_point
+from zmqha.store.kept import Kept
+from zmqha.store.page_file import STORE_FILE
+from zmqha.store.salvage import Branch
+
+
+class Handover:
+    """One directory's kept stores, and the one that is being read."""
+
+    def __init__(self, directory: Path, node_id: str, report: Callable[[Event], None]) -> None:
+        self.kept = Kept(directory, node_id)
+        self._directory = directory
+        self._report = report
+        self._branch: Branch | None = None
+        self._items: Iterator[Item] = iter(())
+
+    def keep(self, position: Position, common_txn: int, *, keep: bool) -> None:
+        """Give the store that stands there a second name (``keep``), and say what it holds beyond the common transaction."""
+        branch = Branch(self._directory / STORE_FILE, common_txn)
+        try:
+            survey = branch.survey()
+        finally:
+            branch.close()
+        try:
+            if keep:
+                _, lineage = lmdb_store.inspect(self._directory)
+                self.kept.keep(position, lineage, survey)
+        except (StoreFull, NoSpace) as error:
+            self._report(KeepRefused(error))
+            return
+        self._report(Surveyed(survey, keep))
+
+    def read(self, request: ReadBranch) -> None:
+        """The next items, up to the budget."""
+        if request.begin:
+            self.close()
+            path = self.kept.path()
+            if path is None:
+                return  # served again in the turn that asked for it
+            self._branch = Branch(path, request.common_txn)
+            self._items = self._branch.items()
+        if self._branch is None:
+            return
+        items: list[Item] = []
+        budget, last = request.budget, False
+        while budget > 0 and len(items) < limits.SALVAGE_WINDOW_ITEMS:
+            item = next(self._items, None)
+            if item is None:
+                last = True
+                self.close()
+                break
+            items.append(item)
+            budget -= salvage_bytes(item)
+        crash_point("salvage_read")
+        self._report(SalvagePart(request.attempt, tuple(items), last))
+
+    def settle(self, into: Epoch) -> None:
+        """The winner has all of it, durably."""
+        self.close()
+        self.kept.settle(into)
+        self._report(SalvageSettled(into))
+
+    def close(self) -> None:
+        """Stop reading."""
+        self._items = iter(())
+        if self._branch is not None:
+            self._branch.close()
+            self._branch = None
