@@ -6,9 +6,9 @@ from tests.core.ha_rig import E1, E2, E3, LINE, Rig, at, entry
 from zmqha.core import actions as act
 from zmqha.core.actions import ResetPath
 from zmqha.core.contact import LONG_AGO
-from zmqha.core.ha import TABLE
 from zmqha.core.peer_protocol import NO_SESSION, Beat, Drop, Grant, Session, Standing, State, Sub
 from zmqha.core.position import NOWHERE, Epoch, Mode
+from zmqha.core.table import TABLE
 from zmqha.core.timers import REJOIN_MS
 from zmqha.core.view import Step
 from zmqha.errors import OperationFailed, Unfinished

@@ -4,10 +4,10 @@ import pytest
 
 from tests.core.ha_rig import E3, LINE, Rig, at, entry
 from zmqha.core.guards import conditions_of, seconds
-from zmqha.core.ha import TABLE
 from zmqha.core.operator import acts
 from zmqha.core.peer_protocol import Standing, State
 from zmqha.core.position import Epoch, Mode
+from zmqha.core.table import TABLE
 from zmqha.core.timers import Timers
 from zmqha.core.why import in_backticks, in_seconds, why
 

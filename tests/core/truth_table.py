@@ -14,6 +14,7 @@ from tests.core.ha_rig import E1, E3, LINE, STEP_MS, Rig, at, entry
 from zmqha.core import ha
 from zmqha.core.peer_protocol import Standing, State
 from zmqha.core.position import Mode
+from zmqha.core.table import Row
 from zmqha.core.why import in_backticks
 
 PAGE = Path(__file__).parents[2] / "docs" / "guarantees.md"
@@ -92,10 +93,10 @@ def _waiting(standing: Standing) -> Rig:
 
 
 @contextmanager
-def _noted(fired: list[ha.Row]) -> Iterator[None]:
+def _noted(fired: list[Row]) -> Iterator[None]:
     """Every row that fires is written down."""
 
-    def noting(row: ha.Row) -> ha.Row:
+    def noting(row: Row) -> Row:
         def act(machine: ha.HA, now_ms: int) -> None:
             fired.append(row)
             row.act(machine, now_ms)
@@ -112,7 +113,7 @@ def _noted(fired: list[ha.Row]) -> Iterator[None]:
 
 def outcome(make: Callable[[], Rig], change: Change, gateway: str) -> str:
     """What the machine does: ``stays``, or state and row."""
-    rig, fired = make(), list[ha.Row]()
+    rig, fired = make(), list[Row]()
     with _noted(fired):
         rig.peer.speaks = rig.peer.echoes = True
         change(rig)

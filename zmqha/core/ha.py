@@ -1,4 +1,4 @@
-"""Who serves. The state machine of one server of the pair: prose, table, code.
+"""Who serves. The state machine of one server of the pair: prose here, the table in ``table``, code here.
 
 **In one paragraph.** While both are paired the active confirms nothing that its peer has not made durable, so a node cut off or frozen
 can confirm nothing by itself: synchronous copying is the fence and needs no clock. The one step that needs a decision is to confirm
@@ -16,22 +16,19 @@ States::
                   |                T14 v    | T8 T8e T10
                   +--- T9 T12 T13 --- ACTIVE                                       serves, needs the peer's acknowledgements
 
-The rows stand in ``TABLE`` in the order in which they are tried, each with its reason. A row's guard reads only what this node knows:
-contact (F1, F4), votes, its durable facts, its store's position, the peer's newest facts. Every row that changes something durable
-puts the machine into a *step*; while a step runs no other row fires and a claim is not taken back (O7). A row that ends a role goes
-through the step INSPECT, because a WAITING node must know exactly where its store stands before it may be compared with its peer.
+The rows stand in ``table.TABLE`` in the order in which they are tried, each with its reason. A row's guard reads only what this
+node knows: contact (F1, F4), votes, its durable facts, its store's position, the peer's newest facts. Every row that changes
+something durable puts the machine into a *step*; while a step runs no other row fires and a claim is not taken back (O7). A row
+that ends a role goes through the step INSPECT, because a WAITING node must know exactly where its store stands before it may be
+compared with its peer.
 
 The machine records actions and performs nothing; ``broker`` drives it (receive, tick, deadline_ms, take_actions) and learns of changes
 of role from ``state`` and ``step``. It knows nothing of messages, pages or sockets.
 """
 
-from collections.abc import Callable
-from typing import NamedTuple
-
 from zmqha.core.actions import Action, Halt, ResetPath, SaveFacts
 from zmqha.core.acts import Acts
 from zmqha.core.events import Inspected, KeptBranch
-from zmqha.core.guards import seconds
 from zmqha.core.peer_protocol import (
     NO_SESSION,
     Control,
@@ -42,21 +39,10 @@ from zmqha.core.peer_protocol import (
     Sub,
 )
 from zmqha.core.position import Epoch, Lineage, Position
-from zmqha.core.timers import CALM_MS, FLAP_MS_MAX, HAND_OVER_MS, REJOIN_MS
+from zmqha.core.table import TABLE
+from zmqha.core.timers import CALM_MS, FLAP_MS_MAX, HAND_OVER_MS
 from zmqha.core.view import PAIRED_ROLES, Leaving, Step
 from zmqha.errors import OperationFailed, Unfinished
-
-
-class Row(NamedTuple):
-    """One row of the table. The documents and ``why`` are made of its texts."""
-
-    name: str
-    states: tuple[State, ...]
-    guard: Callable[["HA", int], bool]
-    act: Callable[["HA", int], None]
-    when: str  # the guard in one short sentence
-    to: str  # the state that the act leads to
-    reason: str  # why it is right to do so
 
 
 class HA(Acts):
@@ -378,133 +364,3 @@ class HA(Acts):
         self.leaving = None
         if leaving.exit:
             self.actions.append(Halt(leaving.reason, 0))
-
-
-def _claims(reason: str) -> Callable[[HA, int], None]:
-    return lambda ha, now_ms: ha.claim(now_ms, reason)
-
-
-def _falls(reason: str) -> Callable[[HA, int], None]:
-    return lambda ha, now_ms: ha.fall(now_ms, reason)
-
-
-def _hands_over(ha: HA, now_ms: int) -> None:
-    ha.handed_over_ms = now_ms
-    ha.leaving = Leaving("cut off from clients: the own gateway is silent, the peer's answers", False, now_ms)
-
-
-def _leaves(ha: HA, now_ms: int) -> None:
-    assert ha.leaving is not None
-    ha.fall(now_ms, ha.leaving.reason)
-
-
-def _takes_over(ha: HA, now_ms: int) -> None:
-    peer = ha.contact.beat
-    assert peer is not None
-    ha.claim(now_ms, f"the peer gave up its role: {peer.reason}")
-
-
-def _forget_gap(ha: HA, now_ms: int) -> None:
-    ha.gap_seen = False
-
-
-def _records_loss(ha: HA, now_ms: int) -> None:
-    assert ha.diverged is not None
-    ha.doubt(f"diverged: {ha.diverged.why}", now_ms)
-
-
-_W, _S, _P, _A, _L = State.WAITING, State.PASSIVE_SYNC, State.PASSIVE, State.ACTIVE, State.STANDALONE
-
-# fmt: off
-TABLE: tuple[Row, ...] = (
-    Row("T18 rot", (_W, _S, _P, _A, _L), HA.is_damaged, lambda ha, now: ha.give_up_store(now, ha.damage),
-        "the scrub, or the digest of a transaction, found other bytes in the store than were written", "WAITING, BEHIND",
-        "bytes on the disk are not those that were written: they must not be served, nor copied"),
-    Row("T9 gap", (_S, _P, _A), HA.had_gap, _falls("an own gap: others may have acted meanwhile"),
-        "this server itself stood still for longer than {pause_ms}", "WAITING",
-        "F3: what was heard before is stale"),
-    Row("gap", (_W, _L), HA.had_gap, _forget_gap,
-        "this server itself stood still for longer than {pause_ms}", "unchanged",
-        "STANDALONE needs nobody's leave; WAITING has no role to lose"),
-    Row("T13", (_L,), HA.peer_leads, lambda ha, now: ha.yield_store(now, "the peer serves under a higher epoch"),
-        "the peer serves under a higher epoch", "WAITING, BEHIND",
-        "two served alone: the lower epoch stops, its data is kept"),
-    Row("T13", (_A,), HA.peer_leads, _falls("the peer serves or claims under a higher epoch"),
-        "the peer serves, or is about to, under a higher epoch", "WAITING",
-        "it confirmed nothing the peer lacks"),
-    Row("T12 stop", (_A, _L), HA.active_may_leave, _leaves,
-        f"stop or switchover wanted, everything accepted is confirmed, or {seconds(HAND_OVER_MS)} are over", "WAITING",
-        "all that was accepted is confirmed, the peer's T10 does the rest"),
-    Row("T11 unfit", (_P, _S), HA.is_unfit, lambda ha, now: ha.fall(now, ha.unfit),
-        "this server's disk is full, or what it was sent does not fit its store", "WAITING",
-        "its disk is full, or what came does not fit: the active's T10 does the rest"),
-    Row("T11", (_P, _S), HA.wants_to_leave, _leaves,
-        "stop wanted", "WAITING",
-        "the active's T10 does the rest"),
-    Row("T10", (_A, _P), HA.t10_claim, _takes_over,
-        "the peer says, in fresh contact, that it has no role", "STANDALONE",
-        "it said so itself in fresh contact: no window is needed"),
-    Row("T10", (_A, _P), HA.t10_yield, _falls("the waiting peer knows a higher epoch"),
-        "the peer says, in fresh contact, that it has no role, and it knows a higher epoch or is SOLE", "WAITING",
-        "T3 decides with all facts on the table"),
-    Row("T18 chain", (_P,), HA.chain_differs, lambda ha, now: ha.give_up_store(now, "the copy differs from the active's store"),
-        "same epoch and transaction as the active, other digest", "WAITING, BEHIND",
-        "the running digest is compared in every heartbeat; a wrong copy must never serve"),
-    Row("T16 solo", (_P,), HA.master_gone_solo, _falls("the active went on without this server"),
-        "the server it copies from is no longer ACTIVE", "WAITING",
-        "no longer in sync: copy again (T2)"),
-    Row("T9 deaf", (_A, _P), HA.deaf_peer, _falls("the peer does not hear this server"),
-        "the peer says that it does not hear this server", "WAITING",
-        "F6: the hearing node yields to the deaf one"),
-    Row("T8e", (_A, _P), HA.death_proven, _claims("the peer's watcher reports its death"),
-        "death notice of the peer, one gateway answer after it, the right to take over", "STANDALONE",
-        "nothing more can leave a dead process (A6)"),
-    Row("T8", (_A, _P), HA.window_complete, _claims("the peer is silent on every path, the gateway answers"),
-        "no contact for {decide_ms}, silence for {silent_ms}, three gateway answers without a break, the right to take over",
-        "STANDALONE",
-        "not the isolated one, and under A1 the peer is"),
-    Row("T9", (_A, _P), HA.doubtful, _falls("the peer is lost and this server may be the isolated one"),
-        "no contact for {lost_ms} and the right to take over is gone; or the peer is heard and answers nothing", "WAITING",
-        "in doubt nobody serves"),
-    Row("T16", (_S,), HA.source_lost, _falls("the active was lost during the copy"),
-        "contact with the active is lost, or it stopped serving", "WAITING",
-        "half a copy is no store: stays BEHIND"),
-    Row("T17", (_L,), HA.isolated, _falls("neither gateway nor peer answers"),
-        "neither peer nor gateway for {isolated_ms}", "WAITING",
-        "serves nobody; standing stays SOLE, T5 brings it back"),
-    Row("T20", (_A,), HA.cut_off_from_clients, _hands_over,
-        "the own gateway is silent, the peer's has answered all the time", "hands over",
-        "clients reach the peer, not this server"),
-    Row("T14", (_L,), HA.pair_ready, lambda ha, now: ha.pair_up(now, "the peer is in sync"),
-        "the peer has copied everything and the link is stable", "ACTIVE",
-        "from here both disks before every confirm"),
-    Row("T14 again", (_A,), HA.right_curable, lambda ha, now: ha.pair_up(now, "rights restored"),
-        "one of the two lost its right, both gateways answer again", "ACTIVE, new epoch",
-        "the doubt is over, both hold everything"),
-    Row("alone", (_W,), HA.needs_no_peer, _claims("no peer is configured"),
-        "one server is configured", "STANDALONE",
-        "one server: development, or growing later"),
-    Row("T2 lost", (_W,), HA.lost_against_peer, _records_loss,
-        "diverged from the serving peer", "WAITING, BEHIND",
-        "this store has lost; it must never serve by itself again"),
-    Row("merge off", (_W,), HA.cannot_merge_on, lambda ha, now: ha.stop_merging(now),
-        "a branch is being handed over, and the winner is lost, or in another session or epoch", "unchanged",
-        "the winner is lost or another one: what it knows already it will skip"),
-    Row("T2", (_W,), HA.can_copy, lambda ha, now: ha.follow(now),
-        "fresh contact, the peer says STANDALONE, not diverged, or merged", "PASSIVE_SYNC",
-        "the peer serves and holds everything confirmed"),
-    Row("T2 merge", (_W,), HA.can_merge, lambda ha, now: ha.keep(now),
-        "diverged, BEHIND on the disk, on_divergence = \"merge\" or an operator's order, fresh contact, the peer says STANDALONE",
-        "unchanged, merging",
-        "what only this store holds goes to the winner before a page is overwritten"),
-    Row("T3", (_W,), HA.elected, _claims("elected: the better store of two that wait"),
-        "both wait in fresh contact, this store is the better one", "STANDALONE",
-        "both facts are on the table; ranks cannot tie"),
-    Row("T19", (_W,), HA.first_start, _claims("first start of a new pair"),
-        "both have never held data, this is the primary", "STANDALONE",
-        "two empty servers, the primary begins"),
-    Row("T5", (_W,), HA.resumes_alone, _claims("resumed alone: the disk says SOLE, the gateway answers"),
-        f"SOLE, up for {seconds(REJOIN_MS)}, nobody heard, the gateway answers for {{decide_ms}} without a break", "STANDALONE",
-        "nobody else may hold newer data"),
-)
-# fmt: on

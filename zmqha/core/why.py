@@ -1,6 +1,6 @@
 """Why a server is in its state, and what would change it: the answer to ``zmqha why``. Pure, and it changes nothing.
 
-It walks the rows of ``ha.TABLE`` that may fire in the present state and asks every condition of each guard, those behind the first
+It walks the rows of ``table.TABLE`` that may fire in the present state and asks every condition of each guard, those behind the first
 that fails too. So it says what the table itself would decide; there is no second opinion here.
 """
 
@@ -8,8 +8,9 @@ import re
 from typing import Any
 
 from zmqha.core.guards import Condition, conditions_of, seconds
-from zmqha.core.ha import HA, TABLE, Row
+from zmqha.core.ha import HA
 from zmqha.core.peer_protocol import State
+from zmqha.core.table import TABLE, Row
 from zmqha.core.timers import Timers
 from zmqha.core.view import PAIRED_ROLES, Step
 
