@@ -10,11 +10,12 @@ import pytest
 from tests.sim.cluster import Cluster
 from tests.sim.server import Process
 from zmqha.core.client_protocol import Admin, Command, Open, Opened, Ping, Pong, Refused, Reply, Send, Subscribe, decode, encode
-from zmqha.core.events import ClientIn
+from zmqha.core.events import ClientIn, JournalFull, ShipmentRefused, StoreBeat
 from zmqha.core.message import batch_of
-from zmqha.core.peer_protocol import State
+from zmqha.core.peer_protocol import Standing, State
 from zmqha.core.position import Epoch
 from zmqha.core.view import Step
+from zmqha.errors import NoSpace
 
 
 def pair(**settings: int) -> Cluster:
@@ -162,3 +163,41 @@ def test_a_lone_server_serves_on_when_its_follower_dies_before_it_is_in_sync() -
     cluster.run(6000)
     assert broker.ha.state is State.STANDALONE
     assert broker._committed_txn > before + 20, "commits stopped with the window full"
+
+
+def test_two_servers_neither_of_which_may_serve_say_so_and_name_the_cure() -> None:
+    """Both disks lost their node.state, say: BEHIND on both sides. It does not pass by itself, so it is not called settling."""
+    cluster = pair()
+    for machine in cluster.machines:
+        machine.kill(notice=False)
+        assert machine.disk.facts is not None
+        machine.disk.facts = machine.disk.facts._replace(standing=Standing.BEHIND, reason="node.state was damaged")
+    for machine in cluster.machines:
+        machine.start()
+    cluster.run(4000)
+    for name in "ab":
+        answer = ask(cluster, name, Admin("status"))[0]
+        assert isinstance(answer, Reply)
+        sentence = answer.result["sentence"]
+        assert "neither store may be used by itself: that of" in sentence and "node.state was damaged" in sentence
+        assert "zmqha promote --accept-loss-of-peer" in sentence
+
+
+def test_a_follower_without_space_comes_back_when_what_did_not_fit_does_however_large_its_store_is() -> None:
+    cluster = pair()
+    broker = process(cluster, "b").broker
+    broker.set_space_limits(1000, 0)
+    now_ms = process(cluster, "b").machine.own_ms()
+    broker.receive(JournalFull(NoSpace("full")), now_ms)
+    broker.receive(ShipmentRefused("what came after that"), now_ms)
+    assert broker.ha.store_full and broker.ha.unfit == "this server's disk is full"
+    broker.receive(StoreBeat(1, False, 0.1, 900, 10**9), now_ms)
+    assert broker.ha.store_full
+    broker.receive(StoreBeat(2, False, 0.1, 1100, 10**9), now_ms)
+    assert not broker.ha.store_full
+    broker.follower.whole, broker.follower.total_bytes = False, 5000
+    broker.receive(JournalFull(NoSpace("full")), now_ms)
+    broker.receive(StoreBeat(3, False, 0.1, 4900, 10**9), now_ms)
+    assert broker.ha.store_full
+    broker.receive(StoreBeat(4, False, 0.1, 5100, 10**9), now_ms)
+    assert not broker.ha.store_full

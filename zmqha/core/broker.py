@@ -111,7 +111,7 @@ class Broker:
         self._held = False
         self._room = True
         self.scrubbed = Scrubbed()
-        self._copy_bytes = 0  # what the copy needs for which there was no space
+        self._copy_bytes = 0  # what the source announced of the copy for which there was no space; 0: none was running
         self._told_epoch = NO_EPOCH  # what clients see
         self._paused_until_ms = LONG_AGO
         self._ha_news = True  # something that a row may rest on has happened
@@ -188,7 +188,7 @@ class Broker:
                 self.ha.damaged(why)
             case JournalFull():
                 self.ha.store_full = True
-                self._copy_bytes = self.follower.total_bytes
+                self._copy_bytes = 0 if self.follower.whole else self.follower.total_bytes
                 self.ha.give_up_copy("this server's disk is full")
             case _:
                 raise AssertionError(event)
@@ -354,8 +354,8 @@ class Broker:
         self.scrubbed = event.scrubbed
         ha.progress, ha.busy, ha.free = event.progress, event.busy, event.free_share
         enough = event.free_bytes >= self._disk_reserve_bytes
-        if ha.store_full and enough and event.free_bytes >= max(self._copy_bytes, event.used_bytes):
-            ha.store_full = False  # a follower that left for want of space may copy again (T2): now the whole copy fits
+        if ha.store_full and enough and event.free_bytes >= self._copy_bytes:
+            ha.store_full = False  # a follower that left for want of space may copy again (T2): what did not fit does now
         over = bool(self._store_max_bytes) and event.used_bytes + self._disk_reserve_bytes > self._store_max_bytes
         self._room = event.free_bytes >= EPOCH_BYTES
         held = over or not enough

@@ -204,7 +204,7 @@ class HA(Acts):
     def give_up_copy(self, reason: str) -> None:
         """The store cannot go on as a copy (full, or what came does not fit); as soon as no step runs: WAITING (T11)."""
         if self.state in (State.PASSIVE, State.PASSIVE_SYNC):
-            self.unfit = reason
+            self.unfit = self.unfit or reason  # the first one: what does not fit after that is only its consequence
 
     def damaged(self, why: str) -> None:
         """The open store, or the copy, does not hold what was written (T18)."""

@@ -140,6 +140,13 @@ class Operator:
                 f"{other} served alone after {me} was in sync, and its store cannot be used ({ha.peer.reason if ha.peer else ''}). "
                 f"zmqha promote --accept-loss-of-peer on {other} serves what is left there; on {me} it loses what {other} took alone."
             )
+        if heard and ha.neither_may_serve():
+            assert ha.peer is not None
+            return (
+                f"neither store may be used by itself: that of {me} is {ha.facts.standing} ({ha.facts.reason or ha.reason}), "
+                f"that of {other} {ha.peer.standing} ({ha.peer.reason}). zmqha promote --accept-loss-of-peer on one of them serves "
+                "what it holds; the other copies."
+            )
         if heard:
             return f"{me} has contact with {other} and settles with it now ({ha.reason})."
         match ha.durable.standing:

@@ -241,6 +241,12 @@ class View:
         behind = peer is not None and peer.standing is Standing.BEHIND and peer.epoch.counter > self.facts.epoch.counter
         return behind and self.facts.standing is Standing.PAIRED
 
+    def neither_may_serve(self) -> bool:
+        """Both wait, and neither store may be used by itself: only an operator can end that."""
+        peer, unfit = self.contact.beat, (Standing.NEW, Standing.BEHIND)
+        waits = peer is not None and peer.state is State.WAITING and peer.sub in (Sub.NONE, Sub.LEAVING)
+        return waits and self.facts.standing in unfit and peer.standing in unfit and not self.both_new(0)  # type: ignore[union-attr]
+
     def both_new(self, now_ms: int) -> bool:
         """T19: neither of the two has ever held data."""
         peer = self.contact.beat
