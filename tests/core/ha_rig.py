@@ -49,6 +49,7 @@ class Peer:
     node_id: str = "b"
     speaks: bool = True
     echoes: bool = True
+    knows: Session | None = None  # the session of ours that it speaks to; None: the present one
     seq: int = 0
     number: int = 1
 
@@ -129,9 +130,10 @@ class Rig:
             peer.lineage,
             "tcp://b:7400",
         )
+        knows = (self.ha.contact.session if peer.knows is None else peer.knows, 1)
         beat = Beat(
             peer.session, peer.seq, self.now_ms + 5_000_000, peer.state, peer.sub, "", peer.standing, peer.epoch, peer.position,
-            peer.right, peer.hears, peer.gateway, 0, False, (NO_SESSION, 0), peer.follows,
+            peer.right, peer.hears, peer.gateway, 0, False, knows, peer.follows,
         )  # fmt: skip
         for path in (0, 1):
             self.ha.hear(path, hello, self.now_ms)

@@ -764,3 +764,17 @@ def test_what_an_operator_promoted_as_it_is_serves_until_it_is_paired() -> None:
     rig.ha.damaged(ROT)
     rig.run(100)
     assert rig.state is State.STANDALONE
+
+
+def test_f2_what_the_peer_said_before_this_session_began_is_no_ground_for_a_copy_an_election_or_a_divergence() -> None:
+    """A Beat that sat in a buffer while this server stood still: it speaks of a store that has moved on since."""
+    rig = Rig(standing=Standing.BEHIND, position=at(E3, 15), lineage=(*LINE, entry(E3, Mode.SOLE, 10)), epoch=E3)
+    rig.say(
+        state=State.STANDALONE, standing=Standing.SOLE, epoch=E3, position=at(E3, 12), lineage=(*LINE, entry(E3, Mode.SOLE, 10)),
+        knows=Session(4, 1),
+    )  # fmt: skip
+    rig.run(300)
+    assert rig.state is State.WAITING and rig.ha.diverged is None
+    rig.say(position=at(E3, 30), knows=None)
+    rig.run(100)
+    assert rig.state is State.PASSIVE_SYNC

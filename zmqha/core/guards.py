@@ -110,6 +110,10 @@ _FRESH = Condition(
     lambda view, now_ms: view.contact.beat is not None and view.fresh(now_ms),
     _last_contact,
 )
+# What sat in a buffer while this server stood still, or was sent before it lost its role, may be about a store that has moved on.
+_SINCE = Condition(
+    "what the peer says was said since this session began", lambda view, now_ms: view.contact.knows[0] == view.contact.session
+)
 _PEER_WAITS = Condition(
     "the peer is WAITING and has looked at its store",
     lambda view, now_ms: (peer := view.contact.beat) is not None and peer.state is State.WAITING and peer.sub is not Sub.STARTING,
@@ -231,6 +235,7 @@ class Guards(View):
             _standing,
         ),
         _FRESH,
+        _SINCE,
         _STAYS,
         _PEER_WAITS,
         Condition(
@@ -243,12 +248,14 @@ class Guards(View):
     first_start = all_of(  # T19
         Condition("neither server has ever held data", View.both_new, _standing),
         _FRESH,
+        _SINCE,
         _STAYS,
         _PEER_WAITS,
         Condition("this is the primary", lambda view, now_ms: view.identity.primary),
     )
     can_copy = all_of(  # T2
         _FRESH,
+        _SINCE,
         _SERVES_ALONE,
         _STAYS,
         Condition("this server's disk has room", lambda view, now_ms: not view.store_full),
@@ -269,6 +276,7 @@ class Guards(View):
             lambda view, now_ms: view.hands_over,
         ),
         _FRESH,
+        _SINCE,
         _SERVES_ALONE,
         _STAYS,
         _FITS,
