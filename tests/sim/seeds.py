@@ -53,8 +53,9 @@ def settle(cluster: Cluster) -> None:
         lambda: all(store.idle or store.dead or store.progress > before for store, before in stores), STALL_MS,
         "what a disk was doing when it was healed ends", step_ms=50,
     )  # fmt: skip
+    cluster.run_until(lambda: not _stopping(cluster), STALL_MS, "a server that was told to stop has stopped", step_ms=50)
     for machine in cluster.machines:
-        machine.start()  # one that was told to stop may have ended only now
+        machine.start()
     asked_ms = 0
 
     def served_or_asks() -> bool:
@@ -79,6 +80,12 @@ def settle(cluster: Cluster) -> None:
             raise Violation(f"after quiet {checkers.serving()} serve")
     except Violation as error:
         raise cluster.explain(error) from error
+
+
+def _stopping(cluster: Cluster) -> bool:
+    """Is a server still on its way out? It writes its facts first, and its disk may be slow."""
+    leavings = [machine.process.broker.ha.leaving for machine in cluster.machines if machine.process is not None]
+    return any(leaving is not None and leaving.exit for leaving in leavings)
 
 
 def _asks(cluster: Cluster) -> bool:
