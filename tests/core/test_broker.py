@@ -186,7 +186,7 @@ def test_two_servers_neither_of_which_may_serve_say_so_and_name_the_cure() -> No
 def test_a_follower_without_space_comes_back_when_what_did_not_fit_does_however_large_its_store_is() -> None:
     cluster = pair()
     broker = process(cluster, "b").broker
-    broker.set_space_limits(1000, 0)
+    broker.space.set_limits(1000, 0)
     now_ms = process(cluster, "b").machine.own_ms()
     broker.receive(JournalFull(NoSpace("full")), now_ms)
     broker.receive(ShipmentRefused("what came after that"), now_ms)

@@ -21,6 +21,7 @@ from zmqha.core.ha import HA
 from zmqha.core.operator import Operator, Pair
 from zmqha.core.peer_protocol import Beat, Control, decode_bulk, decode_control, encode
 from zmqha.core.service import Service, ServiceSettings
+from zmqha.core.space import Space
 from zmqha.core.view import Identity
 
 if TYPE_CHECKING:
@@ -155,7 +156,7 @@ class Process:
         ha = HA(identity, cluster.timers, facts, Random(cluster.random.getrandbits(64)), machine.own_ms(), gateway=True)
         pair = Pair("sim", "cf", False, "0", identity.client_endpoint, ENDPOINTS[machine.primary], "ping", ("gw",))
         service = Service(ServiceSettings(machine.name, "cf", ENDPOINTS, cache_bytes=cluster.cache_bytes))
-        self.broker = Broker(ha, service, Operator(pair), disk_reserve_bytes=1)
+        self.broker = Broker(ha, service, Operator(pair), Space(reserve_bytes=1))
         self.links = [ControlSocket(self, path) for path in (PEER_LINK, LAN)]
         self.source = BulkRouter(self)
         self.dealer: BulkDealer | None = None

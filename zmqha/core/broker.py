@@ -9,8 +9,7 @@ The one rule that joins the parts is ``_durable_txn``: which transactions may be
 from collections import deque
 
 from zmqha.core import limits
-from zmqha.core.actions import PAIR_NUMBER, Action, Commit, KeepBranch, SendToClient
-from zmqha.core.branch import Survey
+from zmqha.core.actions import PAIR_NUMBER, Action, Commit, SendToClient
 from zmqha.core.client_protocol import (
     Admin,
     Durability,
@@ -18,7 +17,6 @@ from zmqha.core.client_protocol import (
     Open,
     Ping,
     Pong,
-    Refused,
     Reply,
     decode,
     encode,
@@ -60,63 +58,55 @@ from zmqha.core.events import (
 )
 from zmqha.core.follower import Follower
 from zmqha.core.ha import HA
+from zmqha.core.lost_branch import LostBranch
 from zmqha.core.operator import Operator
 from zmqha.core.peer_protocol import (
     CopyBegin,
     Follow,
     SalvageBegin,
     Salvaged,
-    Standing,
     State,
     Stored,
-    Sub,
     Table,
     ToWinner,
 )
 from zmqha.core.position import NO_EPOCH
-from zmqha.core.salvage import Salvager
+from zmqha.core.refusal import refusal
 from zmqha.core.service import Service
 from zmqha.core.source import Source
+from zmqha.core.space import Space, no_space
 from zmqha.core.view import SERVING, Step
-from zmqha.errors import NoSpace, NotActive, ProtocolError, ZmqhaError
+from zmqha.errors import NotActive, ProtocolError, ZmqhaError
 
 HA_PERIOD_MS = 5  # without news the table is looked at this often: its timers are tens of milliseconds, a busy turn is 50 us
-EPOCH_BYTES = 4 * limits.MIB  # more than a lineage record and the pages around it can take
 FULL_PAUSE_MS = 200  # after a clean "full": acknowledgements are tried again at this pace, not at the disk's
 
 
 class Broker:
     """One server of the pair."""
 
-    def __init__(
-        self, ha: HA, service: Service, operator: Operator, *, disk_reserve_bytes: int = 0, store_max_bytes: int = 0
-    ) -> None:
+    def __init__(self, ha: HA, service: Service, operator: Operator, space: Space) -> None:
         self.ha = ha
         self.service = service
         self.source = Source()
         self.follower = Follower(ha.timers, ha.contact)
-        self.salvager = Salvager(ha.timers, ha.contact)
-        self.survey: Survey | None = None  # what this branch would hand over, once it has lost
+        self.lost_branch = LostBranch(ha)
         self.operator = operator
         self.wall_ms = 0  # for people only; set by the node each turn
         self.protocol_faults = 0  # refused frames of clients and peer, for the log
         self.last_fault = ""
-        self._disk_reserve_bytes = disk_reserve_bytes
-        self._store_max_bytes = store_max_bytes
+        self.space = space
         self._unconfirmed: deque[tuple[int, int]] = deque()  # (number, txn), committed here, not yet released
         self._in_store = 0  # commits handed to the store thread
         self._attempt = 0
         self._committed_txn = 0
         self._dropped_ms = LONG_AGO
         self._held = False
-        self._room = True
         self.scrubbed = Scrubbed()
-        self._copy_bytes = 0  # what the source announced of the copy for which there was no space; 0: none was running
         self._told_epoch = NO_EPOCH  # what clients see
         self._paused_until_ms = LONG_AGO
         self._ha_news = True  # something that a row may rest on has happened
         self._ha_ms = LONG_AGO
-        self._surveying = False
         self._actions: list[Action] = []
 
     # --- the four verbs -----------------------------------------------------------------------------------------------------
@@ -179,7 +169,7 @@ class Broker:
             case CopyDone():
                 self.source.copy_done(event)
             case Surveyed() | KeepRefused() | SalvagePart() | SalvageSettled():
-                self._salvage(event, now_ms)
+                self.lost_branch.receive(event, now_ms)
             case StoreBeat():
                 self._store_beat(event)
             case ShipmentRefused(reason):
@@ -188,7 +178,7 @@ class Broker:
                 self.ha.damaged(why)
             case JournalFull():
                 self.ha.store_full = True
-                self._copy_bytes = 0 if self.follower.whole else self.follower.total_bytes
+                self.space.missed(0 if self.follower.whole else self.follower.total_bytes)
                 self.ha.give_up_copy("this server's disk is full")
             case _:
                 raise AssertionError(event)
@@ -206,12 +196,12 @@ class Broker:
         ha = self.ha
         before = ha.state
         # A server without any space cannot write the record of a new epoch: it goes on as it is.
-        ha.in_sync = self.source.in_sync and self.source.fed_session() == ha.contact.peer_session and self._room
+        ha.in_sync = self.source.in_sync and self.source.fed_session() == ha.contact.peer_session and self.space.for_epoch
         ha.drained = self.service.idle
         ha.copied = self.follower.copied if self.follower.following else self.source.copied
         leaving = ha.leaving is not None and ha.state in SERVING
         if leaving:
-            self.service.stop_taking(self.refusal(now_ms))
+            self.service.stop_taking(refusal(self.ha, now_ms))
         ha.tick(now_ms)
         if leaving and ha.leaving is None and ha.state in SERVING:
             self.service.stop_taking(None)  # the hand-over was called off
@@ -222,7 +212,8 @@ class Broker:
             self.service.new_epoch(ha.epoch)
         self._watch_follower(now_ms)
         self.follower.tick(now_ms)
-        self._watch_merge(now_ms)
+        self.service.merge.gone(ha.contact.peer_session)  # a new session of the loser ends what an earlier one began
+        self.lost_branch.tick(now_ms)
 
     def deadline_ms(self, now_ms: int) -> int:
         """When ``tick`` is needed next at the latest, if nothing happens."""
@@ -232,7 +223,9 @@ class Broker:
 
     def take_actions(self) -> list[Action]:
         """Everything to be done, in order: what changes a role first, then pages, then clients."""
-        taken = self.ha.take_actions() + self.source.take_actions() + self.salvager.take_actions() + self.follower.take_actions()
+        taken = (
+            self.ha.take_actions() + self.source.take_actions() + self.lost_branch.take_actions() + self.follower.take_actions()
+        )
         taken += self._actions
         self._actions = []
         taken += self.service.merge.take_actions()
@@ -243,10 +236,6 @@ class Broker:
     def reads_clients(self) -> bool:
         """False while more work is accepted than the store keeps up with: the node stops reading clients."""
         return self.service.waiting_bytes < limits.PENDING_BYTES_MAX
-
-    def set_space_limits(self, disk_reserve_bytes: int, store_max_bytes: int) -> None:
-        """Below ``disk_reserve_bytes`` free, or with ``store_max_bytes`` (0: no limit) used, producers are refused."""
-        self._disk_reserve_bytes, self._store_max_bytes = disk_reserve_bytes, store_max_bytes
 
     # --- clients ------------------------------------------------------------------------------------------------------------
 
@@ -263,47 +252,22 @@ class Broker:
         elif self.serving:
             self.service.receive(client, envelope, now_ms)
         elif isinstance(envelope.command, Open):
-            self._answer(client, encode(self.refusal(now_ms), request=envelope.request, epoch=self.ha.epoch))
+            self._answer(client, encode(refusal(self.ha, now_ms), request=envelope.request, epoch=self.ha.epoch))
         elif isinstance(envelope.command, Ping):
             self._answer(client, encode(Pong(), request=envelope.request, epoch=self.ha.epoch))
         elif not isinstance(envelope.command, CloseCommand):
-            self._answer(client, encode(self.refusal(now_ms), request=0, epoch=self.ha.epoch))
+            self._answer(client, encode(refusal(self.ha, now_ms), request=0, epoch=self.ha.epoch))
 
     @property
     def serving(self) -> bool:
         """Are clients served now."""
         return self.ha.state in SERVING
 
-    def refusal(self, now_ms: int) -> Refused:
-        """What a server that does not serve tells a client."""
-        ha = self.ha
-        peer = ha.peer
-        active = ""
-        if (
-            ha.heard(now_ms)
-            and peer is not None
-            and peer.state in SERVING
-            and peer.sub is not Sub.LEAVING
-            and ha.contact.hello is not None
-        ):
-            active = ha.contact.hello.client_endpoint
-        state = ha.state.value if ha.state not in SERVING else "LEAVING"
-        return Refused(
-            state=state,
-            active=active,
-            retry_ms=limits.REFUSED_RETRY_MS,
-            code=NotActive.code,
-            what=f"{ha.identity.node_id} refuses to serve: it is {state} (epoch {ha.epoch.counter})"
-            + (f", active is {active}" if active else ", no active server is known"),
-            cause=ha.reason,
-            cure="name both servers in the URL" if active else "look at `zmqha status` for what it waits for",
-        )
-
     def _admin(self, client: bytes, envelope: Envelope, command: Admin, now_ms: int) -> None:
         try:
             if command.verb.startswith("queue."):
                 if not self.serving:
-                    raise NotActive(self.refusal(now_ms).what, cause=self.ha.reason, cure="ask the active server")
+                    raise NotActive(refusal(self.ha, now_ms).what, cause=self.ha.reason, cure="ask the active server")
                 self.service.admin(client, envelope, now_ms)
                 return
             result = self.operator.carry_out(self, command.verb, command.arguments, now_ms)
@@ -353,15 +317,12 @@ class Broker:
         ha = self.ha
         self.scrubbed = event.scrubbed
         ha.progress, ha.busy, ha.free = event.progress, event.busy, event.free_share
-        enough = event.free_bytes >= self._disk_reserve_bytes
-        if ha.store_full and enough and event.free_bytes >= self._copy_bytes:
-            ha.store_full = False  # a follower that left for want of space may copy again (T2): what did not fit does now
-        over = bool(self._store_max_bytes) and event.used_bytes + self._disk_reserve_bytes > self._store_max_bytes
-        self._room = event.free_bytes >= EPOCH_BYTES
-        held = over or not enough
-        if held != self._held:
-            self._held = held
-            self.service.hold_sends(_no_space(ha.identity.node_id) if held else None)
+        self.space.look(event)
+        if ha.store_full and self.space.for_copy:
+            ha.store_full = False  # a follower that left for want of space may copy again (T2)
+        if self.space.nearly_full != self._held:
+            self._held = self.space.nearly_full
+            self.service.hold_sends(no_space(ha.identity.node_id) if self._held else None)
 
     def _commit_more(self, now_ms: int) -> None:
         """Group commit: what waited while earlier commits ran goes into one transaction."""
@@ -404,7 +365,7 @@ class Broker:
         message = event.message
         if event.sender is None:
             if isinstance(message, Salvaged):
-                self.salvager.hear(message, now_ms)
+                self.lost_branch.hear(message, now_ms)
             elif isinstance(message, CopyBegin) and ha.state is State.PASSIVE:
                 ha.give_up_copy("the active began another copy")
             elif self.follower.following and ha.step is not Step.CLAIM:
@@ -432,45 +393,6 @@ class Broker:
             merge.begin(sender, message, self.ha.identity.peer_id, now_ms, self.wall_ms)
         else:
             merge.hear(sender, message, frames)
-
-    def _salvage(self, event: Surveyed | KeepRefused | SalvagePart | SalvageSettled, now_ms: int) -> None:
-        """The store thread about this server's own branch. What it says after this server has moved on is dropped."""
-        ha = self.ha
-        match event:
-            case Surveyed(survey, kept):
-                self.survey, self._surveying = survey, False
-                if kept and ha.step is Step.KEEP:
-                    ha.branch_kept()
-            case KeepRefused(error):
-                if ha.step is Step.KEEP:
-                    ha.keep_failed(f"{error.what}: {error.cause}; {error.cure}", now_ms)
-            case SalvagePart():
-                self.salvager.part(event, now_ms)
-            case SalvageSettled(into):
-                if ha.merging:
-                    self.salvager.stop()
-                    ha.branch_merged(into)
-
-    def _watch_merge(self, now_ms: int) -> None:
-        """Loser: hand over while the role says so, and count what there is for an operator who is waited for. Winner: a new session of
-        the loser ends what an earlier one began."""
-        ha, salvager = self.ha, self.salvager
-        self.service.merge.gone(ha.contact.peer_session)
-        if ha.merging and not salvager.active:
-            assert self.survey is not None, "a branch is kept and was not counted"
-            salvager.start(ha.merge_into, ha.position.epoch, self.survey.common_txn, now_ms)
-        elif not ha.merging and salvager.active:
-            salvager.stop()
-        salvager.tick(now_ms)
-        if ha.merging:
-            return
-        if ha.diverged is None or ha.state is not State.WAITING:
-            self.survey, self._surveying = None, False
-        elif ha.store_doubted:
-            return  # a damaged store is opened only by an operator's order
-        elif self.survey is None and not self._surveying and ha.step is Step.NONE and ha.durable.standing is Standing.BEHIND:
-            self._surveying = True
-            self._actions.append(KeepBranch(ha.diverged.common_txn, keep=False))
 
     def _journalled(self, event: Journalled, now_ms: int) -> None:
         if not self.follower.following or self.ha.step is Step.CLAIM:
@@ -501,7 +423,7 @@ class Broker:
         """Carry a change of role over to the parts."""
         after = self.ha.state
         if before in SERVING and after not in SERVING:
-            self.service.close(self.refusal(now_ms))
+            self.service.close(refusal(self.ha, now_ms))
             self.source.reset()
             self._unconfirmed.clear()
             self._in_store = 0
@@ -510,11 +432,3 @@ class Broker:
             self.follower.start(self.ha.contact.session, self.ha.contact.peer_session, self.ha.held, now_ms)
         elif not following and self.follower.following:
             self.follower.stop()
-
-
-def _no_space(node: str) -> NoSpace:
-    return NoSpace(
-        f"{node} takes no more messages: its disk is nearly full",
-        cause="the rest is kept so that consumers can acknowledge and drain",
-        cure="consume or purge messages, or free disk space; sending works again by itself",
-    )

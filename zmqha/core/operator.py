@@ -10,6 +10,7 @@ from zmqha.core.client_protocol import VERSION as PROTOCOL
 from zmqha.core.contact import LONG_AGO
 from zmqha.core.merge_report import MergeReport
 from zmqha.core.peer_protocol import Beat, Standing, State, Sub
+from zmqha.core.refusal import refusal
 from zmqha.core.view import SERVING
 from zmqha.core.why import why
 from zmqha.errors import NotActive, OperationFailed, Unfinished
@@ -198,7 +199,7 @@ class Operator:
         if ha.keep_refused:
             return f"{me} cannot keep its store before it hands them over ({ha.keep_refused}); it tries again. Or {give_up}"
         if ha.merging:
-            sent, durable = broker.salvager.progress
+            sent, durable = broker.lost_branch.progress
             return f"{me} hands its own over to {other} now ({durable} of {sent} pieces are durable there)."
         if ha.hands_over:
             return f"{me} hands its own over once {other} serves in fresh contact; nothing is to be done."
@@ -340,11 +341,11 @@ class Operator:
     def _merges(self, broker: "Broker", now_ms: int) -> dict[str, Any]:
         """They are in the store, which only the active has open."""
         if not broker.serving:
-            raise NotActive(broker.refusal(now_ms).what, cause=broker.ha.reason, cure="ask the active server")
+            raise NotActive(refusal(broker.ha, now_ms).what, cause=broker.ha.reason, cure="ask the active server")
         return {"server": broker.ha.identity.node_id, "reports": [_report(one) for one in broker.service.merge_reports]}
 
     def _dry_run(self, broker: "Broker") -> dict[str, Any]:
-        ha, survey = broker.ha, broker.survey
+        ha, survey = broker.ha, broker.lost_branch.survey
         if ha.diverged is None:
             raise OperationFailed(
                 "there is nothing to merge",

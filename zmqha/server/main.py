@@ -25,6 +25,7 @@ from zmqha.core.ha import HA
 from zmqha.core.operator import Operator, Pair
 from zmqha.core.peer_protocol import Standing
 from zmqha.core.service import Service, ServiceSettings
+from zmqha.core.space import Space
 from zmqha.core.view import Identity
 from zmqha.errors import ConfigError, StoreDamaged
 from zmqha.server import config as configuration
@@ -215,8 +216,7 @@ def build_broker(config: Config, facts: NodeFacts, now_ms: int) -> Broker:
         ha,
         Service(service_settings(config)),
         Operator(pair),
-        disk_reserve_bytes=config.limits.disk_reserve_bytes,
-        store_max_bytes=config.limits.store_max_bytes,
+        Space(config.limits.disk_reserve_bytes, config.limits.store_max_bytes),
     )
 
 
@@ -271,7 +271,7 @@ class Signals:
         self.config = configuration.with_runtime_changes(self.config, new)
         logs.set_level(self.config.log.level)
         node.broker.service.reconfigure(service_settings(self.config))
-        node.broker.set_space_limits(self.config.limits.disk_reserve_bytes, self.config.limits.store_max_bytes)
+        node.broker.space.set_limits(self.config.limits.disk_reserve_bytes, self.config.limits.store_max_bytes)
         node.store.scrub.mib_per_s = self.config.limits.scrub_mib_per_s
         if any(change.startswith("gateway.") for change in applied) and node.network.prober is not None:
             node.network.prober.close()
