@@ -17,7 +17,7 @@ from tests.sim.cluster import Failed
 from tests.sim.faults import SETS
 from tests.sim.network import Connection
 from tests.sim.seeds import run_seed
-from tests.sim.server import ControlSocket
+from tests.sim.sockets import ControlSocket
 from zmqha.client.consumer import Subscription
 from zmqha.client.failover import Failover
 from zmqha.client.url import Options
