@@ -171,3 +171,12 @@ def test_records_that_are_none_are_merged_as_they_are() -> None:
     made = pack_batch([b"short"], producer=1, first=1)
     told = merged(made, 12)
     assert (read_head(told).flags, told[48:]) == (MERGED, made[48:])
+
+
+@pytest.mark.parametrize("properties", ["81a161a1ff", "80c1", "93010203", "ff", "9090"])
+def test_properties_that_nobody_can_read_travel_as_they_are(properties: str) -> None:
+    """No server reads them when they are sent, so anything may be in a store."""
+    held = bytes.fromhex(properties)
+    told = merged(pack_batch([pack_record(b"body", sent_ms=1, properties=held)], producer=1, first=1), 12)
+    assert read_head(told).flags & MERGED
+    assert [(one.properties, one.body) for one in records(told)] == [(held, b"body")]

@@ -9,7 +9,8 @@ from zmqha.core.peer_protocol import Standing, State
 from zmqha.core.position import Epoch, Mode
 from zmqha.core.table import TABLE
 from zmqha.core.timers import Timers
-from zmqha.core.why import in_backticks, in_seconds, why
+from zmqha.core.view import Step
+from zmqha.core.why import DOING, in_backticks, in_seconds, why
 
 
 def told(rig: Rig) -> dict[str, dict[str, list[str]]]:
@@ -104,6 +105,13 @@ def test_during_a_step_it_says_what_is_being_written() -> None:
     rig.run(1500)
 
     assert "it writes down that it serves alone (SOLE)" in why(rig.ha, rig.now_ms)["sentence"]
+
+
+@pytest.mark.parametrize("step", [step for step in Step if step is not Step.NONE])
+def test_every_step_has_words(step: Step) -> None:
+    rig = Rig(primary=False)
+    rig.ha.step = step
+    assert DOING[step] in why(rig.ha, rig.now_ms)["sentence"]
 
 
 def test_a_leaving_server_says_why() -> None:

@@ -230,7 +230,7 @@ def _marked(properties: bytes, branch: int) -> bytes:
     """With the property of a merged message; what is no map stays as it is: nobody could read the property."""
     try:
         held = _properties.decode(properties) if properties else {}
-    except (msgspec.MsgspecError, RecursionError, OverflowError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, OverflowError):
         return properties
     return msgspec.msgpack.encode({**held, X_MERGED: branch})
 

@@ -21,6 +21,7 @@ DOING = {
     Step.CLAIM: "it writes down that it serves alone (SOLE)",
     Step.PAIR: "it writes down that the peer is in sync (PAIRED)",
     Step.ACCEPT: "it writes down that it is in sync (PAIRED)",
+    Step.KEEP: "it counts and keeps what only its store holds, before it hands that over",
 }
 
 
