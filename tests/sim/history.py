@@ -11,10 +11,11 @@ from typing import NamedTuple
 from tests.core.service_rig import ToyStore
 from tests.sim.violation import Violation
 from zmqha.core.branch import NO_PAST, Past
-from zmqha.core.limits import LINEAGE_ENTRIES
 from zmqha.core.message import MERGED, read_head
-from zmqha.core.position import GENESIS, NOWHERE, Epoch, Lineage, LineageEntry, Mode, Position
+from zmqha.core.position import GENESIS, NOWHERE, Epoch, Lineage, LineageEntry, Mode, Position, bounded
 from zmqha.core.work import Work
+
+LINEAGE_ENTRIES = 6  # far fewer than the real one keeps, so that runs get beyond them
 
 
 class Txn(NamedTuple):
@@ -68,12 +69,14 @@ class History:
         left_out = {each for first, end in txn.gaps.get(producer, ()) for each in range(first, min(end, up_to + 1))}
         return sorted(left_out | set(range(txn.last.get(producer, 0) + 1, up_to + 1)))
 
-    def begin_epoch(self, base: Position, epoch: Epoch, mode: Mode, writer: str, reason: str, past: Past) -> Txn:
+    def begin_epoch(self, base: Position, epoch: Epoch, mode: Mode, writer: str, reason: str, past: Past, peer_high: int) -> Txn:
         """A lineage record."""
         before = self.at(base)
         entry = LineageEntry(epoch, mode, base.txn + 1, base.chain, writer, b"", 0, reason)
-        lineage = (*before.lineage, entry)[-LINEAGE_ENTRIES:]
-        return self._add(before, epoch, before._replace(work=None, lineage=lineage, past=past))
+        lineage = bounded((*before.lineage, entry), LINEAGE_ENTRIES, past.txn)
+        return self._add(
+            before, epoch, before._replace(work=None, lineage=lineage, past=past, peer_high=max(before.peer_high, peer_high))
+        )
 
     def commit(self, base: Position, epoch: Epoch, work: Work, peer_high: int) -> Txn:
         """A Work."""

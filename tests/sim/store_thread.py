@@ -245,7 +245,7 @@ class StoreThread:
     def _open_for(self, action: act.Claim) -> None:
         if self.store is None:
             self._open()
-        self._begin_epoch(action.epoch, Mode.SOLE, action.reason)
+        self._begin_epoch(action.epoch, Mode.SOLE, action.reason, action.peer_holds)
 
     def _open(self) -> None:
         """LMDB opens the store."""
@@ -260,8 +260,10 @@ class StoreThread:
         by_peer = bool(txn.lineage) and txn.lineage[-1].writer != self._node
         self._past.opened(self.store.image(), position.txn, txn.past, written_by_peer=by_peer)
 
-    def _begin_epoch(self, epoch: Any, mode: Mode, reason: str) -> Txn:
-        txn = self._history.begin_epoch(self._disk.position or NOWHERE, epoch, mode, self._node, reason, self._past.settle())
+    def _begin_epoch(self, epoch: Any, mode: Mode, reason: str, peer_holds: int) -> Txn:
+        self._past.peer_holds(peer_holds)
+        past = self._past.settle()
+        txn = self._history.begin_epoch(self._disk.position or NOWHERE, epoch, mode, self._node, reason, past, peer_holds)
         self._disk.write(txn.position, synced=False)
         return txn
 
@@ -283,7 +285,7 @@ class StoreThread:
 
     def _paired(self, action: act.PairUp) -> None:
         assert self.store is not None
-        txn = self._begin_epoch(action.epoch, Mode.PAIRED, action.reason)
+        txn = self._begin_epoch(action.epoch, Mode.PAIRED, action.reason, action.peer_holds)
         self._report(ev.Committed(act.PAIR_NUMBER, _shipment(txn), txn.lineage))
 
     def _fetch(self, action: act.Fetch) -> None:

@@ -75,6 +75,7 @@ class Claim(NamedTuple):
     epoch: Epoch
     reason: str
     outage_ms: int
+    peer_holds: int = 0  # last transaction that the peer is known to hold; 0: it is not known to follow
 
 
 class PairUp(NamedTuple):
@@ -84,6 +85,7 @@ class PairUp(NamedTuple):
     facts: NodeFacts
     epoch: Epoch
     reason: str
+    peer_holds: int = 0
 
 
 class StandDown(NamedTuple):

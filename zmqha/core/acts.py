@@ -51,7 +51,7 @@ class Acts(Guards):
         self.step = Step.CLAIM
         self.merging = False
         self.note("ha.claim", epoch=epoch.counter, reason=reason, state=self.state)
-        self.actions.append(Claim(self.facts, epoch, reason, outage_ms))
+        self.actions.append(Claim(self.facts, epoch, reason, outage_ms, self.peer_holds))
 
     def pair_up(self, now_ms: int, reason: str) -> None:
         """ACTIVE: confirms are held from here on until the peer has accepted (O2)."""
@@ -60,7 +60,7 @@ class Acts(Guards):
         self.granted = self.right = self.damage_accepted = False
         self.step = Step.PAIR
         self.enter(State.ACTIVE, reason, now_ms)
-        self.actions.append(PairUp(self.facts, epoch, reason))
+        self.actions.append(PairUp(self.facts, epoch, reason, self.peer_holds))
 
     def follow(self, now_ms: int) -> None:
         self.merging = False

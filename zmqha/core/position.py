@@ -4,12 +4,14 @@ A *position* is (epoch, transaction number, chain digest). The transaction numbe
 ``H(n) = sha256(H(n-1), shipment)`` covers every byte that any transaction ever wrote, so two stores at an equal position are the
 same store, and two that differ can be told apart by arithmetic (the idea of LiteFS: position = txid + checksum).
 
-The *lineage* is the list of the last epochs, oldest first. It lives in the store, written by the first commit of every epoch, so
-it is replicated with the data it describes. Comparing two lineages finds the last common point and whether the branches beyond it
-could hold anything that a client was told is safe. Pure arithmetic; drives nothing, driven by ``ha`` and ``store``.
+The *lineage* is the list of the last epochs, oldest first, and of the one in which the peer left, however long ago. It lives in the
+store, written by the first commit of every epoch, so it is replicated with the data it describes. Comparing two lineages finds the last
+common point and whether the branches beyond it could hold anything that a client was told is safe. Pure arithmetic; drives nothing,
+driven by ``ha`` and ``store``.
 """
 
 from enum import StrEnum
+from itertools import pairwise
 from typing import NamedTuple
 
 CHAIN_BYTES = 32
@@ -66,9 +68,26 @@ class LineageEntry(NamedTuple):
     wall_ms: int = 0  # for `zmqha history`; no decision reads it
     reason: str = ""  # for `zmqha history`
     outage_ms: int = 0  # for `zmqha history`
+    dropped: int = 0  # so many entries right before this one are no longer kept
 
 
 Lineage = tuple[LineageEntry, ...]
+
+
+def bounded(lineage: Lineage, most: int, peer_txn: int) -> Lineage:
+    """At most ``most`` (4 or more) entries: the last ones; the one that holds ``peer_txn``, the last transaction that the peer is known
+    to hold; and the one after that, which says where it ends. Without these two a peer that comes back after many lone epochs would
+    share nothing with this store, and a clean copy would pass for a divergence.
+    """
+    while len(lineage) > most:
+        holds = max((at for at, entry in enumerate(lineage) if entry.first_txn <= peer_txn), default=0)
+        if holds > 0:
+            lineage = lineage[1:]
+        else:
+            left_out, behind = lineage[2:4]
+            behind = behind._replace(dropped=behind.dropped + left_out.dropped + 1)
+            lineage = (*lineage[:2], behind, *lineage[4:])
+    return lineage
 
 
 class Fork(NamedTuple):
@@ -98,6 +117,9 @@ def fork(mine: Lineage, my_end: Position, theirs: Lineage, their_end: Position, 
         if beyond and entry.mode is Mode.SOLE:
             why = f"epoch {entry.epoch.counter} was served alone by {entry.writer} up to transaction {end}"
             return Fork(common, mine_beyond, theirs_beyond, True, why)
+        if entry.dropped and entry.first_txn - 1 > common:
+            why = f"{entry.dropped} epochs before epoch {entry.epoch.counter} are no longer known"
+            return Fork(common, mine_beyond, theirs_beyond, True, why)
     if not mine:
         return Fork(common, mine_beyond, theirs_beyond, True, "no lineage says who wrote these transactions")
     if common < my_peer_high:
@@ -107,10 +129,10 @@ def fork(mine: Lineage, my_end: Position, theirs: Lineage, their_end: Position, 
 
 
 def _spans(lineage: Lineage, end: Position) -> list[tuple[LineageEntry, int]]:
-    """Each epoch with its last transaction number."""
+    """Each epoch with its last transaction number; where the next one is not known, with its first: that one is certain."""
     if not lineage:
         return []
-    ends = [entry.first_txn - 1 for entry in lineage[1:]] + [end.txn]
+    ends = [after.first_txn - 1 if not after.dropped else entry.first_txn for entry, after in pairwise(lineage)] + [end.txn]
     return list(zip(lineage, ends, strict=True))
 
 

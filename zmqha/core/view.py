@@ -118,6 +118,7 @@ class View:
         # Told by the broker before each tick; facts of the data path that rows read.
         self.in_sync = False  # PASSIVE_SYNC peer streams within the window (T14) / nothing is unacknowledged (T12)
         self.drained = True  # no accepted work is unconfirmed (T12)
+        self.peer_holds = 0  # last transaction that the peer has acknowledged; goes with a new epoch into the store
         self.copied = 0.0
         self.progress, self.busy, self.free, self.store_full = 0, False, 1.0, False
         self.turn_ms = now_ms

@@ -22,7 +22,7 @@ from zmqha.core.branch import NO_PAST
 from zmqha.core.lmdb_page import Meta
 from zmqha.core.merge_report import MergeReport
 from zmqha.core.page_sums import PageSums
-from zmqha.core.position import GENESIS, Epoch, Lineage, LineageEntry, Mode, Position
+from zmqha.core.position import GENESIS, Epoch, Lineage, LineageEntry, Mode, Position, bounded
 from zmqha.core.shipment import Shipment
 from zmqha.core.work import CursorRow, DestinationRow, ProducerRow, Stored, StoreImage, Work
 from zmqha.errors import StoreDamaged, StoreFull
@@ -95,14 +95,16 @@ class LmdbStore:
             epoch, mode, self._meta.txnid + 1, self.position.chain, writer, self._meta.body, int(time.time() * 1000), reason[:200],
             outage_ms,
         )  # fmt: skip
-        lineage = (*self.lineage, entry)[-limits.LINEAGE_ENTRIES :]
         self._peer_high = max(self._peer_high, peer_high)
+        self.past.peer_holds(peer_high)
+        past = self.past.settle()
+        lineage = bounded((*self.lineage, entry), limits.LINEAGE_ENTRIES, past.txn)
         with self._transaction() as txn:
             log = self._env.open_db(b"log", txn=txn)
             state = self._env.open_db(b"state", txn=txn)
             txn.put(records.HEAD, self._head(epoch), db=state)
             txn.put(records.LINEAGE, records.encode_row(lineage), db=state)
-            txn.put(records.PAST, records.encode_row(self.past.settle()), db=state)
+            txn.put(records.PAST, records.encode_row(past), db=state)
         if self._state is None:
             sync_directory(self._path.parent)
         self._log, self._state, self.lineage = log, state, lineage

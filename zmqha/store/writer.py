@@ -267,7 +267,9 @@ class StoreThread(threading.Thread):
             self.scrub.watch(self._store.census)
             image = self._store.image(self._node_id)
         self._stop_copy()
-        shipment = self._store.begin_epoch(action.epoch, Mode.SOLE, self._node_id, action.reason, action.outage_ms, 0)
+        shipment = self._store.begin_epoch(
+            action.epoch, Mode.SOLE, self._node_id, action.reason, action.outage_ms, action.peer_holds
+        )
         self._store.sync()
         crash_point("after_claim")
         self._report(Claimed(shipment.position, self._store.lineage, image))
@@ -277,7 +279,7 @@ class StoreThread(threading.Thread):
         crash_point("before_pair_state")
         self._save(action.facts)
         crash_point("after_pair_state")
-        shipment = self._store.begin_epoch(action.epoch, Mode.PAIRED, self._node_id, action.reason, 0, 0)
+        shipment = self._store.begin_epoch(action.epoch, Mode.PAIRED, self._node_id, action.reason, 0, action.peer_holds)
         crash_point("after_pair")
         self._report(Committed(PAIR_NUMBER, shipment, self._store.lineage))
 
