@@ -85,6 +85,25 @@ def test_what_the_peer_wrote_it_holds_and_what_this_server_wrote_it_remembers(tm
     again.close()
 
 
+@pytest.mark.parametrize("heard", [2, 1, 0])
+def test_acknowledgements_of_what_the_peer_got_last_are_handed_over_whether_it_was_heard_or_not(
+    tmp_path: Path, heard: int
+) -> None:
+    store = made(tmp_path)
+    store.commit(append(2, 3, "3"), EPOCH, store.position.txn)
+    heard_txn = store.position.txn - 2 + heard
+    store.commit(append(3, 4, "4"), EPOCH, 0)
+    common_txn = store.position.txn
+    store.commit(append(4, 5, "5"), EPOCH, 0)  # this one did not reach it
+    store.begin_epoch(Epoch(2, 7), Mode.SOLE, "a", "the peer is gone", 0, min(heard_txn, common_txn))
+    store.commit(Work(9, 0, cursors=(CursorRow(1, 0, ((3, 6),), ()),)), Epoch(2, 7), 0)
+    store.begin_epoch(Epoch(3, 7), Mode.SOLE, "a", "resumed alone", 0, 0)
+    store.close()
+    branch = Branch(tmp_path / STORE_FILE, common_txn)
+    assert list(branch.items()) == [Done(1, "q", ((3, 5),))]
+    branch.close()
+
+
 def diverged(directory: Path) -> LmdbStore:
     """On top of what both hold: messages, acknowledgements on both sides of the fork, changes of queues."""
     store = made(directory)
@@ -102,16 +121,16 @@ def diverged(directory: Path) -> LmdbStore:
 
 def test_a_branch_hands_over_what_is_not_done_and_what_was_acknowledged_of_before(tmp_path: Path) -> None:
     store = diverged(tmp_path)
-    branch = Branch(tmp_path / STORE_FILE, store.position.txn)
+    branch = Branch(tmp_path / STORE_FILE, store.lineage[-1].first_txn - 1)
     survey = branch.survey()
     items = list(branch.items())
     branch.close()
-    assert [tuple(each) for each in survey.queues] == [("q", 2, 1)]
+    assert [tuple(each) for each in survey.queues] == [("q", 2, 2)]
     told, done, batches = items
     assert set(told.differences) == {  # type: ignore[union-attr]
         Difference("limits", "q", 9, 0), Difference("created", "new", 0, 0), Difference("removed", "gone", 0, 0),
     }  # fmt: skip
-    assert done == Done(1, "q", ((1, 2),))
+    assert done == Done(1, "q", ((1, 2), (3, 4)))
     assert isinstance(batches, Batches)
     assert [one.body for one in slices(batches)] == [b"4", b"6"]
 

@@ -28,12 +28,21 @@ class PastQueue(NamedTuple):
     done: tuple[Range, ...]
 
 
+class PastCommit(NamedTuple):
+    """A commit that the peer was sent and may hold; ``tails``: (queue, where it ended then) of those that grew."""
+
+    txn: int
+    last_value: int
+    tails: tuple[tuple[int, int], ...]
+
+
 class Past(NamedTuple):
-    """A store as of transaction ``txn``; ``last_value`` is its newest log value."""
+    """A store as of transaction ``txn``; ``last_value`` is its newest log value. ``unsure`` is what came right behind."""
 
     txn: int
     last_value: int
     queues: tuple[PastQueue, ...]
+    unsure: tuple[PastCommit, ...] = ()
 
 
 NO_PAST = Past(0, 0, ())
@@ -94,8 +103,16 @@ class Survey(NamedTuple):
 
 
 def past_of(past: Past, common_txn: int) -> Past:
-    """What to count from. Where both agree on less than the past says, the peer's disk is older than it was: nothing is certain."""
-    return past if common_txn >= past.txn else NO_PAST
+    """What to count from. Where both agree on less than the past says, the peer's disk is older than it was: nothing is certain.
+    Where they agree on more, the peer had acknowledged more than was heard here."""
+    if common_txn < past.txn:
+        return NO_PAST
+    tails = {queue.number: queue.tail for queue in past.queues}
+    for commit in past.unsure:
+        if commit.txn <= common_txn:
+            tails.update(commit.tails)
+            past = past._replace(txn=commit.txn, last_value=max(past.last_value, commit.last_value))
+    return past._replace(queues=tuple(queue._replace(tail=tails[queue.number]) for queue in past.queues), unsure=())
 
 
 def differences(past: Past, destinations: Iterable[DestinationRow]) -> Iterator[Difference]:

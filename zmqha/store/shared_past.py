@@ -1,19 +1,23 @@
 """What the peer is known to hold of this store: the place from which a divergence is counted.
 
 While a peer streams, every commit is noted, and folded in once a later commit says that the peer holds it. While the peer is away the
-folded state stays as it is. It is written with every epoch's lineage record, so it describes a store as of the last transaction that
-the peer is known to hold. Older than true is safe, newer never is.
+folded state stays as it is; of the commits behind it, which the peer may or may not have got, only where queues ended is kept. All that
+is written with every epoch's lineage record, so it describes a store as of the last transaction that the peer is known to hold. Older
+than true is safe, newer never is.
 
 Driven by ``LmdbStore``; only arithmetic here, so the simulator's store is driven by the same.
 """
 
 from collections import deque
+from collections.abc import Iterator
+from itertools import islice
 from typing import NamedTuple
 
-from zmqha.core.branch import NO_PAST, Past, PastQueue
+from zmqha.core.branch import NO_PAST, Past, PastCommit, PastQueue
 from zmqha.core.work import CursorRow, DestinationRow, StoreImage, Work
 
 NOTES_MAX = 4096  # commits that the peer may lag behind, twice what a copy's backlog may hold; above it the past stays frozen
+UNSURE_MAX = 64  # of them are written down: far more than a window of shipments
 
 
 class _Note(NamedTuple):
@@ -121,7 +125,13 @@ class SharedPast:
                 self._known.apply(note)
 
     def settle(self) -> Past:
-        """``row``, brought up to what the peer is known to hold."""
-        if self._known is not None and self._known.txn > self.row.txn:
-            self.row = self._known.past()
+        """``row``, brought up to what the peer is known to hold, with what it may hold beyond that."""
+        if self._known is not None and self._known.txn >= self.row.txn:
+            self.row = self._known.past()._replace(unsure=tuple(self._unsure()))
         return self.row
+
+    def _unsure(self) -> Iterator[PastCommit]:
+        for note in islice(self._notes, UNSURE_MAX):
+            if note.whole is not None:
+                return
+            yield PastCommit(note.txn, note.last_value, tuple(note.tails.items()))
