@@ -72,6 +72,7 @@ class Rig:
         self.lineage: Lineage = () if standing is Standing.NEW else lineage
         self.peer_high = peer_high
         self.fault = ""
+        self.no_room = False
         identity = Identity("cf", "a", "b" if peer else "", primary, "tcp://a:7400", resume_alone=resume_alone, merges=merges)
         self.ha = HA(identity, Timers(), facts, Random(1), self.now_ms, gateway=peer)
         self._store: list[act.Action] = []
@@ -154,6 +155,8 @@ class Rig:
         ha = self.ha
         for action in asked:
             match action:
+                case act.StandDown() | act.Claim() if self.no_room:
+                    ha.has_no_room("the disk is full", self.now_ms)
                 case act.StandDown(discard):
                     if discard:
                         self.position, self.lineage = NOWHERE, ()

@@ -201,3 +201,13 @@ def test_a_follower_without_space_comes_back_when_what_did_not_fit_does_however_
     assert broker.ha.store_full
     broker.receive(StoreBeat(4, False, 0.1, 5100, 10**9), now_ms)
     assert not broker.ha.store_full
+
+
+def test_a_passive_leaves_before_its_disk_is_so_full_that_it_could_not_take_over() -> None:
+    cluster = pair()
+    machine = process(cluster, "b").machine
+    machine.speed.full = True
+    cluster.run_until(lambda: process(cluster, "a").broker.ha.state is State.STANDALONE, 3000, "the active goes on alone")
+    assert process(cluster, "b").broker.ha.store_full
+    machine.speed.full = False
+    cluster.run_until(cluster.checkers.in_sync, 10_000, "the pair is in sync")

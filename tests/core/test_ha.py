@@ -404,6 +404,43 @@ def test_t11_a_full_disk_or_a_drop_of_the_active_ends_the_passive() -> None:
     assert rig.state is State.WAITING
 
 
+def test_a_passive_whose_full_disk_takes_not_even_its_journal_stays_what_it_is_and_looks_again() -> None:
+    rig = Rig(primary=False).passive()
+    rig.no_room = True
+    rig.ha.give_up_copy("this server's disk is full")
+    rig.run(3500)
+    assert (rig.state, rig.ha.reason, rig.ha.durable.standing) == (State.WAITING, "the disk is full", Standing.PAIRED)
+    assert rig.ha.sub(rig.now_ms) is Sub.STARTING, "no facts for an election"
+    assert 3 <= len(rig.asked(act.StandDown)) - 1 <= 5
+    with pytest.raises(Unfinished) as refused:
+        rig.ha.promote("me", "now", rig.now_ms)
+    assert (refused.value.cause, refused.value.cure) == ("the disk is full", "free disk space")
+
+    rig.no_room = False
+    rig.run(1500)
+    assert rig.ha.step is Step.NONE
+    assert rig.ha.held.position == rig.position != NOWHERE
+
+
+def test_a_server_that_waits_for_disk_space_can_be_stopped() -> None:
+    rig = Rig(primary=False).passive()
+    rig.no_room = True
+    rig.ha.give_up_copy("this server's disk is full")
+    rig.run(500)
+    rig.ha.leave("stopped", rig.now_ms, exit=True)
+    rig.run(6000)
+    assert rig.asked(act.Halt)
+
+
+def test_a_passive_without_room_for_its_journal_does_not_serve_and_nothing_says_that_it_did() -> None:
+    rig = Rig(primary=False).passive()
+    rig.no_room = True
+    rig.silence()
+    rig.run(3000)
+    assert rig.asked(act.Claim)
+    assert (rig.state, rig.ha.facts.standing, rig.ha.durable.standing) == (State.WAITING, Standing.PAIRED, Standing.PAIRED)
+
+
 def test_t11_a_drop_for_another_session_is_nothing() -> None:
     rig = Rig(primary=False).passive()
     rig.hear(Drop(rig.peer.session, Session(5, 0), "too slow"))

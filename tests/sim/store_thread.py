@@ -498,6 +498,9 @@ class StoreThread:
             return
         txn = self._history.at(disk.position)
         assert txn is not ROOT
+        if self.speed.full and txn.lineage[-1].writer != self._node and disk.position.txn % 2:
+            self._report(ev.NoRoom("the disk is full, says the simulation"))  # the journal cannot be applied
+            return
         self._report(ev.Inspected(True, disk.position, txn.lineage, txn.peer_high, "", disk.partial, disk.kept_branch()))
 
 

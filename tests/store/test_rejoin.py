@@ -12,7 +12,8 @@ from disk_recorder import DiskRecorder
 from rejoining import EPOCH, SEGMENT, Cut, Machine, bring_up, stream
 
 from zmqha.core import limits, lmdb_page
-from zmqha.core.events import JournalFull
+from zmqha.core.actions import StandDown
+from zmqha.core.events import JournalFull, NoRoom
 from zmqha.core.peer_protocol import CopyEnd, CopyRound, Held, Way
 from zmqha.core.position import Position
 from zmqha.errors import StoreDamaged, StoreFull
@@ -383,6 +384,7 @@ def test_no_space_while_a_whole_delta_is_laid_over_the_store_is_made_up_for_late
     with monkeypatch.context() as patch:
         patch.setattr(PageWriter, "write_metas", _full)
         assert isinstance(follower.replay(delta.actions[: end + 1])[-1], JournalFull)
-        assert "disk is full" in follower.inspect().fault
+        (refused,) = follower.do(StandDown())
+        assert isinstance(refused, NoRoom) and "disk is full" in refused.why
     found = follower.inspect()
     assert found.position == delta.ends[0] and not found.fault

@@ -69,7 +69,7 @@ class SaveFacts(NamedTuple):
 
 class Claim(NamedTuple):
     """Take over, in this order (O1, O7): flush and apply the journal, write ``facts`` (SOLE) durable, open the store (create it if
-    there is none), commit a lineage record of ``epoch`` on top, sync. Answer: ``Claimed``."""
+    there is none), commit a lineage record of ``epoch`` on top, sync. Answer: ``Claimed``; ``NoRoom`` if nothing was written."""
 
     facts: NodeFacts
     epoch: Epoch
@@ -90,7 +90,7 @@ class PairUp(NamedTuple):
 
 class StandDown(NamedTuple):
     """Stop: active: close the store; passive: flush, apply and close the journal. Then look at what is there.
-    Answer: ``Inspected``. ``discard``: set the store aside first (the operator's ``resync --discard-own``)."""
+    Answer: ``Inspected`` or ``NoRoom``. ``discard``: set the store aside first (the operator's ``resync --discard-own``)."""
 
     discard: bool = False
 

@@ -45,6 +45,7 @@ from zmqha.core.events import (
     JournalFull,
     Journalled,
     KeepRefused,
+    NoRoom,
     Probed,
     RoundDone,
     SalvagePart,
@@ -148,6 +149,8 @@ class Broker:
                 self.ha.facts_saved(now_ms)
             case Inspected():
                 self.ha.inspected(event, now_ms)
+            case NoRoom(why):
+                self.ha.has_no_room(why, now_ms)
             case Claimed():
                 self._claimed(event, now_ms)
             case CommitRefused(number, error):
@@ -177,9 +180,7 @@ class Broker:
             case Damaged(why):
                 self.ha.damaged(why)
             case JournalFull():
-                self.ha.store_full = True
-                self.space.missed(0 if self.follower.whole else self.follower.total_bytes)
-                self.ha.give_up_copy("this server's disk is full")
+                self._follower_full(0 if self.follower.whole else self.follower.total_bytes)
             case _:
                 raise AssertionError(event)
 
@@ -211,6 +212,8 @@ class Broker:
             # Not before: an epoch that the peer never heard of must not bar its successor to clients.
             self._told_epoch = ha.epoch
             self.service.new_epoch(ha.epoch)
+        if self.follower.following and not self.space.for_epoch:
+            self._follower_full(0)  # it could not take over either: better now, while the active lives
         self._watch_follower(now_ms)
         self.follower.tick(now_ms)
         self.service.merge.gone(ha.contact.peer_session)  # a new session of the loser ends what an earlier one began
@@ -324,6 +327,11 @@ class Broker:
         if self.space.nearly_full != self._held:
             self._held = self.space.nearly_full
             self.service.hold_sends(no_space(ha.identity.node_id) if self._held else None)
+
+    def _follower_full(self, copy_bytes: int) -> None:
+        self.ha.store_full = True
+        self.space.missed(copy_bytes)
+        self.ha.give_up_copy("this server's disk is full")
 
     def _commit_more(self, now_ms: int) -> None:
         """Group commit: what waited while earlier commits ran goes into one transaction."""

@@ -77,6 +77,12 @@ class Inspected(NamedTuple):
     kept: KeptBranch = KeptBranch()
 
 
+class NoRoom(NamedTuple):
+    """The disk is too full to bring the closed store up to date (``StandDown``, ``Claim``). Nothing is lost: it is in the journal."""
+
+    why: str
+
+
 class FactsSaved(NamedTuple):
     """node.state is durable."""
 
@@ -239,7 +245,7 @@ class StoreBeat(NamedTuple):
 
 
 Event = (
-    ControlIn | BulkIn | Probed | DeathNotice | ClientIn | ClientGone | Inspected | FactsSaved | Claimed | Committed | CommitRefused
-    | Journalled | TablePart | ShipmentRefused | JournalFull | Fetched | TableNeeded | CopyBegun | CopyPart | RoundDone | CopyDone
-    | Surveyed | KeepRefused | SalvagePart | SalvageSettled | Damaged | StoreBeat
+    ControlIn | BulkIn | Probed | DeathNotice | ClientIn | ClientGone | Inspected | NoRoom | FactsSaved | Claimed | Committed
+    | CommitRefused | Journalled | TablePart | ShipmentRefused | JournalFull | Fetched | TableNeeded | CopyBegun | CopyPart | RoundDone
+    | CopyDone | Surveyed | KeepRefused | SalvagePart | SalvageSettled | Damaged | StoreBeat
 )  # fmt: skip

@@ -26,7 +26,7 @@ The machine records actions and performs nothing; ``broker`` drives it (receive,
 of role from ``state`` and ``step``. It knows nothing of messages, pages or sockets.
 """
 
-from zmqha.core.actions import Action, Halt, ResetPath, SaveFacts
+from zmqha.core.actions import Action, Halt, ResetPath, SaveFacts, StandDown
 from zmqha.core.acts import Acts
 from zmqha.core.events import Inspected, KeptBranch
 from zmqha.core.peer_protocol import (
@@ -41,7 +41,7 @@ from zmqha.core.peer_protocol import (
 from zmqha.core.position import Epoch, Lineage, Position
 from zmqha.core.table import TABLE
 from zmqha.core.timers import CALM_MS, FLAP_MS_MAX, HAND_OVER_MS
-from zmqha.core.view import PAIRED_ROLES, Leaving, Step
+from zmqha.core.view import LOOK_AGAIN_MS, PAIRED_ROLES, Leaving, Step
 from zmqha.errors import OperationFailed, Unfinished
 
 
@@ -102,6 +102,9 @@ class HA(Acts):
             if self.step is not Step.NONE or not self._fire(now_ms):
                 break
         self._end_leaving(now_ms)
+        if self.no_room and self.step is Step.INSPECT and now_ms - self.no_room_ms >= LOOK_AGAIN_MS:
+            self.no_room = ""
+            self.actions.append(StandDown())
         if self.identity.peer_id:
             self.pulse.tick(now_ms)
             if self.announcement(now_ms) != self.announced or self.pulse.beat_due(now_ms):
@@ -125,11 +128,19 @@ class HA(Acts):
         self.position, self.lineage, self.peer_high = event.position, event.lineage, event.peer_high
         self.store_present, self.store_fault, self.store_partial = event.present, event.fault, event.partial
         self.kept = event.kept
-        self.step = Step.NONE
+        self.step, self.no_room = Step.NONE, ""
         if self.facts.standing is Standing.NEW and event.present:
             self.doubt("there is a store, but no node.state that belongs to it", now_ms)
         elif self.facts.standing in (Standing.PAIRED, Standing.SOLE) and (not event.present or event.fault):
             self.doubt(event.fault or "node.state says there is a store, but there is none", now_ms)
+
+    def has_no_room(self, why: str, now_ms: int) -> None:
+        """The own store is good and cannot be brought up to date: the disk is full. It stays what it is, and is looked at again."""
+        if self.step is Step.CLAIM:
+            self.facts = self.durable
+            self.fall(now_ms, why)
+        self.no_room, self.no_room_ms = why, now_ms
+        self.enter(State.WAITING, why, now_ms)
 
     def facts_saved(self, now_ms: int) -> None:
         """node.state is durable."""
@@ -256,7 +267,9 @@ class HA(Acts):
             )
         if self.step is not Step.NONE:
             raise Unfinished(
-                "this server is still looking at its own store", cause="it has just started", cure="try again in a second"
+                "this server is still looking at its own store",
+                cause=self.no_room or "it has just started",
+                cure="free disk space" if self.no_room else "try again in a second",
             )
 
     def resync(self, now_ms: int) -> None:
@@ -354,7 +367,7 @@ class HA(Acts):
             self.leaving = None  # nobody is there to take over; T8 may still find that this server goes on alone
             self.note("ha.hand_over_off", reason=leaving.reason)
             return
-        if leaving is None or self.state is not State.WAITING or self.step is not Step.NONE:
+        if leaving is None or self.state is not State.WAITING or (self.step is not Step.NONE and not self.no_room):
             return
         if leaving.left_ms is None:
             leaving.left_ms = now_ms

@@ -32,6 +32,7 @@ PAIRED_ROLES = (State.ACTIVE, State.PASSIVE)
 ANSWERS_NEEDED = 3  # gateway answers in the decision window (T8)
 PAGE_SIZE = 4096
 DATA_VERSION = 1
+LOOK_AGAIN_MS = 1000  # after the disk had no room for what the journal holds
 KEEP_AGAIN_MS = 5000  # after the store could not be kept: the disk may have room again
 
 
@@ -123,6 +124,8 @@ class View:
         self.progress, self.busy, self.free, self.store_full = 0, False, 1.0, False
         self.turn_ms = now_ms
         self.gap_seen = False
+        self.no_room = ""  # why the store cannot even be looked at: the disk is full
+        self.no_room_ms = LONG_AGO
         self.unfit = ""  # why the store cannot go on as a copy
         self.damage = ""  # what is wrong in the store, until the disk says that it is BEHIND
         self.damage_accepted = False  # an operator promoted this very store as it is

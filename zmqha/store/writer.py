@@ -48,6 +48,7 @@ from zmqha.core.events import (
     Fetched,
     Inspected,
     JournalFull,
+    NoRoom,
     Scrubbed,
 )
 from zmqha.core.facts import NodeFacts
@@ -253,7 +254,11 @@ class StoreThread(threading.Thread):
 
     def _claim(self, action: Claim) -> None:
         image = sums = None
-        followed = self._following.become_store()
+        try:
+            followed = self._following.become_store()
+        except StoreFull as error:
+            self._say_no_room(error)
+            return
         if followed is not None:
             self._position, sums = followed
         crash_point("before_claim_state")
@@ -329,16 +334,28 @@ class StoreThread(threading.Thread):
             set_store_aside(self._directory)
         self._position = None
         try:
-            found = inspect(self._directory, self._segment_bytes, self._handover.kept.present)
+            found = self._inspect()
             self._position = found.position if found.present else None
             self._report(found)
         except StoreFull as error:
-            fault = f"the disk is full and the journal cannot be applied to the store ({error.cause or error.what})"
-            self._report(Inspected(True, NOWHERE, (), 0, fault))
+            self._say_no_room(error)
         except StoreDamaged as error:
             kept = set_store_aside(self._directory)
             log.error("store.damaged", extra={"fields": (*_explained(error), ("kept", kept))})
             self._report(Inspected(False, NOWHERE, (), 0, error.what))
+
+    def _inspect(self) -> Inspected:
+        """Where there is no room for what the journal holds, an unfinished copy must go: it can be had again."""
+        try:
+            return inspect(self._directory, self._segment_bytes, self._handover.kept.present)
+        except StoreFull:
+            if not (self._directory / COPY_FILE).exists():
+                raise
+            (self._directory / COPY_FILE).unlink()
+            return inspect(self._directory, self._segment_bytes, self._handover.kept.present)
+
+    def _say_no_room(self, error: StoreFull) -> None:
+        self._report(NoRoom(f"the disk is full and the journal cannot be applied to the store ({error.cause or error.what})"))
 
     def _flush(self) -> None:
         self.progress += self._following.flush()
