@@ -54,6 +54,7 @@ def settle(cluster: Cluster) -> None:
         "what a disk was doing when it was healed ends", step_ms=50,
     )  # fmt: skip
     cluster.run_until(lambda: not _stopping(cluster), STALL_MS, "a server that was told to stop has stopped", step_ms=50)
+    cluster.run_until(lambda: not any(machine.frozen for machine in cluster.machines), STALL_MS, "every server runs", step_ms=50)
     for machine in cluster.machines:
         machine.start()
     asked_ms = 0

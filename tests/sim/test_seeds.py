@@ -18,6 +18,7 @@ FOUND = {  # seeds that once found a bug, and what it was (when the simulation i
     155: "the same after the source was stopped for a second",
     5203: "a source that went on alone before its grant was taken forgot its follower",
     70387: "the simulator's own: a claim that takes seconds, meanwhile the dead peer is back",
+    5001593: "the simulator's own: it looked at the stores while a server was frozen",
     166174271: "the simulator's own: nobody started a server that stopped on a stalled disk",
     1493: "two STANDALONE: the gateway answers again at once after a LAN cut, TCP does not",
 }
