@@ -71,6 +71,9 @@ def test_live_and_free_pages_cover_the_file_without_overlap(image: bytes) -> Non
     live = {page for first, count in lmdb_page.live_runs(image, newer) for page in range(first, first + count)}
     assert free and not free & live
     assert lmdb_page.free_count(image, newer) == len(free)
+    assert lmdb_page.free_count(image, newer, newer.txnid + 1) == len(free)
+    assert 0 < lmdb_page.free_count(image, newer, newer.txnid) < len(free)
+    assert lmdb_page.free_count(image, newer, 0) == 0
     assert free | live == set(range(2, newer.last_pg + 1))
 
 

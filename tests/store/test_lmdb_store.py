@@ -120,3 +120,24 @@ def test_no_room_for_the_lock_file_is_no_damage(store: LmdbStore, tmp_path: Path
 
 def _full(*_: object, **__: object) -> lmdb.Environment:
     raise lmdb.DiskError("store.mdb-lock: No space left on device")
+
+
+def test_room_inside_the_file_is_what_can_be_reused_while_a_copy_holds_a_snapshot(store: LmdbStore) -> None:
+    """Else a disk that fills up during a copy looks as free as ever, and acknowledgements are refused."""
+    body = os.urandom(200_000)
+
+    def come_and_go(first: int, end: int) -> None:
+        for value in range(first, end):
+            store.commit(
+                Work(value, value, (Append(1, value, 1, body),), dropped_values=(value - 3,) if value > 3 else ()), EPOCH, 0
+            )
+
+    come_and_go(1, 20)
+    assert store.reusable_bytes() > 100_000
+    pin, size, room = store.pin(), store.file_bytes, store.reusable_bytes()
+    come_and_go(20, 60)
+    assert store.file_bytes - size > 30 * len(body)
+    assert store.reusable_bytes() <= room
+    store.unpin(pin)
+    come_and_go(60, 65)
+    assert store.reusable_bytes() > 30 * len(body)

@@ -138,10 +138,11 @@ def free_ids(buf: Buffer, meta: Meta) -> "array[int]":
         raise _damaged(meta, error) from error
 
 
-def free_count(buf: Buffer, meta: Meta) -> int:
-    """How many pages that is; reads the heads of the free database's records only."""
+def free_count(buf: Buffer, meta: Meta, before_txn: int | None = None) -> int:
+    """How many pages that is; reads the heads of the free database's records only. ``before_txn``: only those that were given up
+    before that transaction. LMDB takes no others while somebody reads its snapshot."""
     try:
-        return sum(_count(buf, meta, leaf) for leaf in _leaves(buf, meta))
+        return sum(_count(buf, meta, leaf, before_txn) for leaf in _leaves(buf, meta))
     except (struct.error, IndexError) as error:
         raise _damaged(meta, error) from error
 
@@ -273,12 +274,15 @@ def _records(buf: Buffer, meta: Meta, leaf: int, into: dict[int, bytes]) -> None
         into[key] = bytes(buf[start : start + size])
 
 
-def _count(buf: Buffer, meta: Meta, leaf: int) -> int:
-    """Page numbers listed in one leaf of the free database."""
+def _count(buf: Buffer, meta: Meta, leaf: int, before_txn: int | None) -> int:
+    """Page numbers listed in one leaf of the free database. The key of a record is the transaction that gave them up."""
     at, counted = leaf * meta.psize, 0
     for node in _nodes(buf, leaf, at, _LEAF):
         start = at + node + 16
-        if _leaf_node(buf, at + node)[2] & _BIGDATA:
+        _, _, flags, _, given_up = _leaf_node(buf, at + node)
+        if before_txn is not None and given_up >= before_txn:
+            continue
+        if flags & _BIGDATA:
             start = _u64(buf, start)[0] * meta.psize + _HEADER_BYTES
         counted += _u64(buf, start)[0]
     return counted

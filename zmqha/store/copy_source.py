@@ -58,7 +58,7 @@ class CopySource:
     def close(self) -> None:
         """Release the pin."""
         if self._pin is not None:
-            self._pin.abort()
+            self._store.unpin(self._pin)
             self._pin = None
 
     def step(self) -> list[CopyEvent]:
@@ -115,7 +115,7 @@ class CopySource:
         if old is not None and meta.txnid != self._meta.txnid:
             changed = self._store.reader.changed_runs(self._meta, meta)
         if old is not None:
-            old.abort()
+            self._store.unpin(old)
         self._pin, self._meta, self._position = pin, meta, self._store.position
         return changed
 

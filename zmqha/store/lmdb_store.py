@@ -69,6 +69,7 @@ class LmdbStore:
         self._log = self._state = None
         self._peer_high = 0
         self._pins: deque[lmdb.Transaction] = deque()  # the last SNAPSHOTS_KEPT, oldest first
+        self._copied: list[lmdb.Transaction] = []  # held for a copy
         self._idle: dict[bytes, None] = {}  # keys of rows to be deleted, rising
         self._number = 0  # the highest a destination ever had
         self.past = SharedPast()
@@ -280,8 +281,15 @@ class LmdbStore:
         return self._reader
 
     def pin(self) -> lmdb.Transaction:
-        """Hold the newest snapshot: none of its pages is reused until the transaction is aborted."""
-        return self._env.begin()
+        """Hold the newest snapshot: none of its pages is reused until it is let go of with ``unpin``."""
+        pin = self._env.begin()
+        self._copied.append(pin)
+        return pin
+
+    def unpin(self, pin: lmdb.Transaction) -> None:
+        """Let go of it."""
+        self._copied.remove(pin)
+        pin.abort()
 
     # --- for people ---------------------------------------------------------------------------------------------------------
 
@@ -291,8 +299,9 @@ class LmdbStore:
         return (self._meta.last_pg + 1) * self._meta.psize
 
     def reusable_bytes(self) -> int:
-        """Room inside the file: pages that hold nothing any more."""
-        return self._reader.free_pages(self._meta) * self._meta.psize
+        """Room inside the file: pages that hold nothing any more, not in a snapshot that is held either."""
+        oldest = min((pin.id() for pin in (*self._pins, *self._copied)), default=self._meta.txnid)
+        return self._reader.free_pages(self._meta, oldest) * self._meta.psize
 
 
 def open_environment(path: Path, *, map_bytes: int, readonly: bool = False) -> lmdb.Environment:

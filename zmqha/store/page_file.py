@@ -116,9 +116,9 @@ class PageReader:
         view = self._reaching(0)
         return (view[at : at + psize] for at in range(0, len(view) // psize * psize, psize))
 
-    def free_pages(self, meta: Meta) -> int:
-        """How many pages of the file a snapshot does not use."""
-        return lmdb_page.free_count(self._reaching(meta), meta)
+    def free_pages(self, meta: Meta, before_txn: int) -> int:
+        """How many pages of the file a snapshot does not use, and did not use at ``before_txn`` either."""
+        return lmdb_page.free_count(self._reaching(meta), meta, before_txn)
 
     def live_runs(self, meta: Meta) -> list[tuple[int, int]]:
         """Pages in use by a snapshot, for a full copy."""
