@@ -1,5 +1,6 @@
 """The store thread: what it says when the store is damaged, what it leaves behind when it stands down."""
 
+import errno
 import logging
 import os
 from collections.abc import Iterator
@@ -9,7 +10,7 @@ from typing import Any, NoReturn
 import pytest
 
 from zmqha.core.actions import Claim, Follow, StandDown, TakeCopy
-from zmqha.core.events import Event, Inspected
+from zmqha.core.events import Event, Inspected, NoRoom
 from zmqha.core.facts import NodeFacts
 from zmqha.core.peer_protocol import NO_SESSION, CopyBegin, Standing
 from zmqha.core.position import Epoch
@@ -102,3 +103,17 @@ def test_a_copy_that_was_given_up_stays_for_the_next_attempt_and_goes_when_this_
     assert (tmp_path / COPY_FILE).exists() and (tmp_path / STORE_FILE).exists()
     thread._do(Claim(FACTS, Epoch(2, 7), "elected", 0))
     assert not (tmp_path / COPY_FILE).exists()
+
+
+def test_a_claim_that_has_no_room_writes_nothing(
+    thread: StoreThread, events: list[Event], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """LMDB would be killed by SIGBUS where its lock file gets no blocks."""
+
+    def full(*_: object) -> NoReturn:
+        raise OSError(errno.ENOSPC, "no space")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    thread._do(Claim(FACTS, Epoch(1, 7), "elected", 0))
+    assert isinstance(events[-1], NoRoom) and "no space" in events[-1].why
+    assert not (tmp_path / STORE_FILE).exists() and not (tmp_path / STATE_FILE).exists()

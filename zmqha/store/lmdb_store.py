@@ -31,7 +31,7 @@ from zmqha.store.absence import Absence
 from zmqha.store.census import Census
 from zmqha.store.crash import crash_point
 from zmqha.store.node_state import sync_directory
-from zmqha.store.page_file import STORE_FILE, PageReader
+from zmqha.store.page_file import STORE_FILE, PageReader, reserve_lock_file
 from zmqha.store.shared_past import SharedPast
 
 MAP_BYTES_MAX = 16 << 40  # address space only; opening takes 1 ms
@@ -305,7 +305,8 @@ class LmdbStore:
 
 
 def open_environment(path: Path, *, map_bytes: int, readonly: bool = False) -> lmdb.Environment:
-    """LMDB as zmqha uses it, everywhere: data version 1, no map growth, one flush per commit."""
+    """LMDB as zmqha uses it, everywhere: data version 1, no map growth, one flush per commit. Raises StoreFull, lmdb.Error."""
+    reserve_lock_file(path)
     return lmdb.open(
         str(path), subdir=False, map_size=map_bytes, max_dbs=DATABASES, metasync=False, writemap=False, lock=True, readonly=readonly,
         max_readers=16, lib_version=0, create=not readonly,

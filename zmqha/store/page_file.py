@@ -26,6 +26,7 @@ from zmqha.store.crash import crash_point
 
 STORE_FILE = "store.mdb"
 LOCK_FILE = "store.mdb-lock"
+LOCK_BYTES = 8192  # 126 readers; more than are ever asked for
 _BUFFERS_MAX = 1000  # per pwritev, and one page more; the kernel's limit is 1024
 
 
@@ -260,6 +261,18 @@ def write_all(fd: int, buffers: list[memoryview], offset: int) -> None:
         offset += written
         if left:
             buffers = _rest(buffers, written)
+
+
+def reserve_lock_file(store: Path) -> None:
+    """Give LMDB's lock file its blocks. LMDB maps it and does not ask: on a full disk the kernel would kill the process (SIGBUS).
+    Raises StoreFull."""
+    lock = os.open(f"{store}-lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        os.posix_fallocate(lock, 0, LOCK_BYTES)
+    except OSError as error:
+        raise_full(error)
+    finally:
+        os.close(lock)
 
 
 def raise_full(error: OSError) -> NoReturn:

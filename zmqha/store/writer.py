@@ -61,7 +61,7 @@ from zmqha.store.handover import Handover
 from zmqha.store.inspection import inspect, set_store_aside
 from zmqha.store.lmdb_store import LmdbStore
 from zmqha.store.node_state import NodeState
-from zmqha.store.page_file import STORE_FILE
+from zmqha.store.page_file import STORE_FILE, reserve_lock_file
 from zmqha.store.replica import COPY_FILE
 from zmqha.store.scrub import Scrub
 
@@ -256,6 +256,7 @@ class StoreThread(threading.Thread):
         image = sums = None
         try:
             followed = self._following.become_store()
+            reserve_lock_file(self._directory / STORE_FILE)
         except StoreFull as error:
             self._say_no_room(error)
             return
