@@ -59,6 +59,7 @@ class DeltaFile:
         self.sync()
         crash_point("before_delta_end")
         self._write(_END, b"", encode_baseline(baseline), 0)
+        crash_point("before_delta_sync")
         self.sync()
         sync_directory(self._path.parent)
         crash_point("after_delta_end")
@@ -92,6 +93,7 @@ def finish(directory: Path, segment_bytes: int, alive: Callable[[], None] = lamb
     if baseline is None or not (directory / STORE_FILE).exists():
         path.unlink()
         return None
+    _make_durable(path)
     _apply(path, directory / STORE_FILE, baseline, alive)
     journal = Journal(directory, segment_bytes)
     journal.start_over()
@@ -105,6 +107,16 @@ def finish(directory: Path, segment_bytes: int, alive: Callable[[], None] = lamb
     # Nothing else is written to the store before this is durable: as long as a delta lies there, it may be laid over it again.
     sync_directory(directory)
     return baseline
+
+
+def _make_durable(path: Path) -> None:
+    """After a kill the page cache holds an end that no flush covered. Once the store is touched, no power cut may take it back."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fdatasync(fd)
+    finally:
+        os.close(fd)
+    sync_directory(path.parent)
 
 
 def _apply(path: Path, store: Path, baseline: Baseline, alive: Callable[[], None]) -> None:
