@@ -3,7 +3,9 @@
 import json
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -191,12 +193,66 @@ def test_kept_stores_go_by_age_and_size_but_never_before_their_merge_is_over(
     now_ms = int(time.time() * 1000)
     week_ms = limits.KEPT_DAYS * 86_400_000
     for name, state, age_ms in (("old", "merged", week_ms + 1000), ("new", "merged", 1000), ("open", "merging", week_ms * 2)):
-        place = tmp_path / "kept" / name
+        place = tmp_path / "kept" / f"epoch-{name}"
         place.mkdir(parents=True)
         (place / STORE_FILE).write_bytes(bytes(1 << 20))
         (place / "manifest.json").write_text(json.dumps({"state": state, "wall_ms": now_ms - age_ms}))
     keeper = Kept(tmp_path, "a")
-    assert keeper.expire() == ["old"]
+    assert keeper.expire() == ["epoch-old"]
     monkeypatch.setattr(kept, "KEPT_BYTES_MAX", 1 << 19)
-    assert keeper.expire() == ["new"]
-    assert [place.name for place in (tmp_path / "kept").iterdir()] == ["open"]
+    assert keeper.expire() == ["epoch-new"]
+    assert [place.name for place in (tmp_path / "kept").iterdir()] == ["epoch-open"]
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+def killed_in(action: Callable[[], object], patch: pytest.MonkeyPatch, target: object, name: str) -> None:
+    """Do something and die where ``target.name`` is called."""
+
+    def die(*_: object) -> NoReturn:
+        raise Killed
+
+    with patch.context() as inner:
+        inner.setattr(target, name, die)
+        with pytest.raises(Killed):
+            action()
+
+
+def half_kept(directory: Path, patch: pytest.MonkeyPatch) -> Kept:
+    """Killed between the link and the manifest."""
+    store = diverged(directory)
+    keeper = Kept(directory, "a")
+    killed_in(lambda: keeper.keep(store.position, store.lineage, SURVEY), patch, kept, "_write")
+    assert keeper.present() == KeptBranch() and (directory / STORE_FILE).stat().st_nlink == 2
+    return keeper
+
+
+def test_a_link_without_a_manifest_goes_when_the_store_is_written_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    keeper = half_kept(tmp_path, monkeypatch)
+    keeper.release()
+    assert (tmp_path / STORE_FILE).stat().st_nlink == 1 and list((tmp_path / "kept").iterdir()) == []
+
+
+def test_a_link_without_a_manifest_goes_by_itself_and_an_operators_files_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keeper = half_kept(tmp_path, monkeypatch)
+    (tmp_path / STORE_FILE).unlink()
+    (tmp_path / STORE_FILE).write_bytes(b"a copy")
+    (tmp_path / "kept" / "mine").mkdir()
+    (tmp_path / "kept" / "notes.txt").write_text("look at this later")
+    assert keeper.expire() == ["epoch-1-0000000000000007"]
+    assert sorted(path.name for path in (tmp_path / "kept").iterdir()) == ["mine", "notes.txt"]
+
+
+def test_a_kill_in_a_release_leaves_nothing_of_the_store_and_its_rest_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = diverged(tmp_path)
+    keeper = Kept(tmp_path, "a")
+    keeper.keep(store.position, store.lineage, SURVEY)
+    killed_in(keeper.release, monkeypatch, kept.shutil, "rmtree")
+    assert keeper.present() == KeptBranch() and (tmp_path / STORE_FILE).stat().st_nlink == 1
+    assert len(keeper.expire()) == 1 and list((tmp_path / "kept").iterdir()) == []
