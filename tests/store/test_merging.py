@@ -1,5 +1,6 @@
 """What a store remembers of its peer, what is read from a lost branch, and how its file is kept."""
 
+import errno
 import json
 import os
 import time
@@ -15,7 +16,7 @@ from zmqha.core.events import KeptBranch
 from zmqha.core.message import batch_of, records
 from zmqha.core.position import Epoch, Mode
 from zmqha.core.work import Append, CursorRow, DestinationRow, Work
-from zmqha.errors import NoSpace
+from zmqha.errors import NoSpace, StoreFull
 from zmqha.store import kept, shared_past
 from zmqha.store.kept import Kept
 from zmqha.store.lmdb_store import LmdbStore
@@ -202,6 +203,33 @@ def test_kept_stores_go_by_age_and_size_but_never_before_their_merge_is_over(
     monkeypatch.setattr(kept, "KEPT_BYTES_MAX", 1 << 19)
     assert keeper.expire() == ["epoch-new"]
     assert [place.name for place in (tmp_path / "kept").iterdir()] == ["epoch-open"]
+
+
+def test_a_full_disk_leaves_what_a_kept_store_says_and_the_next_attempt_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = diverged(tmp_path)
+    keeper = Kept(tmp_path, "a")
+    keeper.keep(store.position, store.lineage, SURVEY)
+    for change in (lambda: keeper.settle(Epoch(9, 9)), keeper.discard):
+        before = keeper.present()
+        with monkeypatch.context() as patch:
+            patch.setattr(kept, "_write", failing(errno.ENOSPC))
+            with pytest.raises(StoreFull, match="no room to say what became"):
+                change()
+            patch.setattr(kept, "_write", failing(errno.EIO))
+            with pytest.raises(OSError, match="disk"):
+                change()
+        assert keeper.present() == before
+        change()
+        assert keeper.present() != before
+
+
+def failing(code: int) -> Callable[..., NoReturn]:
+    def fail(*_: object) -> NoReturn:
+        raise OSError(code, "disk")
+
+    return fail
 
 
 class Killed(BaseException):

@@ -80,19 +80,21 @@ class Kept:
             shutil.rmtree(place, ignore_errors=True)
             raise _refused(error, place) from error
 
-    def settle(self, into: Epoch) -> None:
-        """The winner, serving under ``into``, holds everything."""
+    def settle(self, into: Epoch) -> bool:
+        """The winner, serving under ``into``, holds everything; False if the store is not kept any more. Raises StoreFull."""
         place = self._place()
-        assert place is not None, "a merge of a store that is not kept"
+        if place is None:
+            return False
         crash_point("before_salvage_settled")
-        _write(place, {**_read(place), "state": MERGED, "merged_into": list(into)})
+        _say(place, state=MERGED, merged_into=list(into))
         crash_point("after_salvage_settled")
+        return True
 
     def discard(self) -> None:
-        """The operator gave this branch up."""
+        """The operator gave this branch up. Raises StoreFull."""
         place = self._place()
         if place is not None:
-            _write(place, {**_read(place), "state": DISCARDED})
+            _say(place, state=DISCARDED)
 
     def release(self) -> None:
         """The store is about to be written again: what was kept of it is the store itself, and no salvage list any more."""
@@ -173,6 +175,14 @@ def _read(place: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
+def _say(place: Path, **news: Any) -> None:
+    """Something new of a kept store; all else in its manifest stays."""
+    try:
+        _write(place, {**_read(place), **news})
+    except OSError as error:
+        raise _no_room(error, place, "say what became of the kept store") from error
+
+
 def _write(place: Path, manifest: dict[str, Any]) -> None:
     """Durable; the old one or the new one is there, whatever happens."""
     new = place / f"{MANIFEST_FILE}.new"
@@ -191,12 +201,17 @@ def _sync_file(path: Path) -> None:
 
 
 def _refused(error: OSError, place: Path) -> Exception:
-    """A full disk and a file system without links are no damage; anything else is."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return StoreFull("there is no room to keep the store", cause=str(error), cure=f"free some space under {place.parent}")
+    """A file system without links is no damage."""
     if error.errno in _NO_LINKS:
         return NoSpace(
             f"the store cannot be kept in {place}", cause=f"the file system makes no hard links ({error})",
             cure="put the data directory on ext4 or xfs, or give this branch up: zmqha resync --discard-own",
         )  # fmt: skip
+    return _no_room(error, place, "keep the store")
+
+
+def _no_room(error: OSError, place: Path, what: str) -> Exception:
+    """A full disk is no damage; anything else is."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return StoreFull(f"there is no room to {what}", cause=str(error), cure=f"free some space under {place.parent}")
     return error

@@ -220,17 +220,17 @@ class StoreThread(threading.Thread):
                 crash_point("after_follow_state")
                 self._following.begin()
                 self._report(FactsSaved())
-            case StandDown(discard):
-                self._stand_down(discard)
-            case KeepBranch(common_txn, keep):
+            case StandDown():
+                self._stand_down(action)
+            case KeepBranch():
                 if (
                     self._store is None and self._position is not None
                 ):  # else served again, or damaged, in the turn that asked for it
-                    self._handover.keep(self._position, common_txn, keep=keep)
+                    self._handover.keep(self._position, action)
             case ReadBranch():
                 self._handover.read(action)
-            case SettleBranch(into):
-                self._handover.settle(into)
+            case SettleBranch():
+                self._handover.settle(action)
 
     # --- serving ------------------------------------------------------------------------------------------------------------
 
@@ -311,7 +311,7 @@ class StoreThread(threading.Thread):
 
     # --- neither ------------------------------------------------------------------------------------------------------------
 
-    def _stand_down(self, discard: bool) -> None:
+    def _stand_down(self, action: StandDown) -> None:
         """Close everything and say what is there."""
         self._stop_copy()
         self._handover.close()
@@ -322,8 +322,7 @@ class StoreThread(threading.Thread):
         refused = self._following.stand_down()
         if refused is not None:
             log.error("store.full", extra={"fields": (("why", refused.cause or refused.what),)})
-        if discard:
-            self._handover.kept.discard()
+        if action.discard and self._handover.discard(action):
             set_store_aside(self._directory)
         self._position = None
         try:
