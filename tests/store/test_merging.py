@@ -18,9 +18,11 @@ from zmqha.core.position import Epoch, Mode
 from zmqha.core.work import Append, CursorRow, DestinationRow, Work
 from zmqha.errors import NoSpace, StoreFull
 from zmqha.store import kept, shared_past
+from zmqha.store.alive import ROWS
 from zmqha.store.kept import Kept
 from zmqha.store.lmdb_store import LmdbStore
 from zmqha.store.page_file import STORE_FILE
+from zmqha.store.records import log_key, log_value
 from zmqha.store.salvage import Branch
 
 EPOCH = Epoch(1, 7)
@@ -117,6 +119,21 @@ def test_a_branch_hands_over_what_is_not_done_and_what_was_acknowledged_of_befor
     assert done == Done(1, "q", ((1, 2),))
     assert isinstance(batches, Batches)
     assert [one.body for one in slices(batches)] == [b"4", b"6"]
+
+
+def test_signs_of_life_are_given_while_a_branch_is_counted_and_read(tmp_path: Path) -> None:
+    store = made(tmp_path)
+    with store._transaction() as txn:
+        for work in (append(value, value + 1, "x") for value in range(2, 3 * ROWS)):
+            txn.put(log_key(work.value), log_value(work.appends), db=store._log)
+    store.close()
+    calls: list[int] = []
+    branch = Branch(tmp_path / STORE_FILE, 0, lambda: calls.append(1))
+    for read in (branch.survey, lambda: list(branch.items())):
+        before = len(calls)
+        read()
+        assert len(calls) - before >= 3
+    branch.close()
 
 
 def slices(batches: Batches) -> list[object]:

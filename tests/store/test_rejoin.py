@@ -361,6 +361,21 @@ def test_an_end_that_only_the_page_cache_holds_is_flushed_before_the_store_is_to
     assert len(found) > 1
 
 
+def test_a_restart_gives_a_sign_of_life_at_every_record_and_flushes_as_it_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, delta: Delta
+) -> None:
+    delta.killed_at("after_delta_end", tmp_path / "b")
+    records = (tmp_path / "b" / DELTA_FILE).read_bytes().count(b"ZDLT")
+    assert records > 2
+    flushes: list[int] = []
+    sync = PageWriter.sync
+    monkeypatch.setattr("zmqha.store.delta.FLUSH_EVERY_BYTES", 1)
+    monkeypatch.setattr(PageWriter, "sync", lambda self: (flushes.append(1), sync(self)))
+    follower = Machine(tmp_path / "b", "b")
+    assert follower.inspect().position == delta.ends[0]
+    assert follower.thread.moves >= 2 * records and len(flushes) >= records
+
+
 def test_a_delta_that_was_whole_and_rotted_is_said_to_be_damage(
     tmp_path: Path, delta: Delta, monkeypatch: pytest.MonkeyPatch
 ) -> None:

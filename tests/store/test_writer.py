@@ -105,6 +105,15 @@ def test_a_copy_that_was_given_up_stays_for_the_next_attempt_and_goes_when_this_
     assert not (tmp_path / COPY_FILE).exists()
 
 
+def test_a_claim_and_a_survey_give_signs_of_life(thread: StoreThread) -> None:
+    for action in (Claim(FACTS, Epoch(1, 7), "first start", 0), StandDown(), KeepBranch(1, keep=False)):
+        thread._do(action)
+    moves = thread.moves
+    assert moves > 0
+    thread._do(Claim(FACTS, Epoch(2, 7), "elected", 0))
+    assert thread.moves > moves
+
+
 INTO = Epoch(9, 9)
 
 

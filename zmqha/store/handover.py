@@ -14,6 +14,7 @@ from zmqha.core.events import Event, KeepRefused, SalvagePart, SalvageSettled, S
 from zmqha.core.position import Position
 from zmqha.errors import NoSpace, StoreFull
 from zmqha.store import lmdb_store
+from zmqha.store.alive import nobody_waits
 from zmqha.store.crash import crash_point
 from zmqha.store.kept import Kept
 from zmqha.store.page_file import STORE_FILE
@@ -23,16 +24,19 @@ from zmqha.store.salvage import Branch
 class Handover:
     """One directory's kept stores, and the one that is being read."""
 
-    def __init__(self, directory: Path, node_id: str, report: Callable[[Event], None]) -> None:
+    def __init__(
+        self, directory: Path, node_id: str, report: Callable[[Event], None], alive: Callable[[], None] = nobody_waits
+    ) -> None:
         self.kept = Kept(directory, node_id)
         self._directory = directory
         self._report = report
+        self._alive = alive
         self._branch: Branch | None = None
         self._items: Iterator[Item] = iter(())
 
     def keep(self, position: Position, order: KeepBranch) -> None:
         """Give the store that stands there a second name (``keep``), and say what it holds beyond the common transaction."""
-        branch = Branch(self._directory / STORE_FILE, order.common_txn)
+        branch = Branch(self._directory / STORE_FILE, order.common_txn, self._alive)
         try:
             survey = branch.survey()
         finally:
@@ -53,7 +57,7 @@ class Handover:
             path = self.kept.path()
             if path is None:
                 return  # served again in the turn that asked for it
-            self._branch = Branch(path, request.common_txn)
+            self._branch = Branch(path, request.common_txn, self._alive)
             self._items = self._branch.items()
         if self._branch is None:
             return

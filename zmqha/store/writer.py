@@ -104,7 +104,7 @@ class StoreThread(threading.Thread):
         self._following = Following(
             directory, segment_bytes, self.scrub, Voice(report, self._say_full, self._say_damaged, self._live)
         )
-        self._handover = Handover(directory, node_id, report)
+        self._handover = Handover(directory, node_id, report, self._live)
         self._kept_look_s = 0.0
         self._copy: CopySource | None = None
         self._position: Position | None = None  # of the store while it is closed
@@ -265,7 +265,7 @@ class StoreThread(threading.Thread):
             self._handover.kept.release()
             self._store = LmdbStore(self._directory, self._position, sums)
             self.scrub.watch(self._store.census)
-            image = self._store.image(self._node_id)
+            image = self._store.image(self._node_id, self._live)
         self._stop_copy()
         shipment = self._store.begin_epoch(action.epoch, Mode.SOLE, self._node_id, action.reason, action.outage_ms, 0)
         self._store.sync()
@@ -326,7 +326,7 @@ class StoreThread(threading.Thread):
             set_store_aside(self._directory)
         self._position = None
         try:
-            found = inspect(self._directory, self._segment_bytes, self._handover.kept.present)
+            found = inspect(self._directory, self._segment_bytes, self._handover.kept.present, self._live)
             self._position = found.position if found.present else None
             self._report(found)
         except StoreFull as error:
