@@ -6,12 +6,14 @@ from tests.core.ha_rig import E1, E2, E3, LINE, Rig, at, entry
 from zmqha.core import actions as act
 from zmqha.core.actions import ResetPath
 from zmqha.core.contact import LONG_AGO
+from zmqha.core.events import KeepRefused
+from zmqha.core.lost_branch import LostBranch
 from zmqha.core.peer_protocol import NO_SESSION, Beat, Drop, Grant, Session, Standing, State, Sub
 from zmqha.core.position import NOWHERE, Epoch, Mode
 from zmqha.core.table import TABLE
 from zmqha.core.timers import REJOIN_MS
-from zmqha.core.view import Step
-from zmqha.errors import OperationFailed, Unfinished
+from zmqha.core.view import KEEP_AGAIN_MS, Step
+from zmqha.errors import OperationFailed, StoreFull, Unfinished
 
 # --- start and waiting ------------------------------------------------------------------------------------------------------
 
@@ -105,6 +107,34 @@ def test_t2_merge_a_store_that_cannot_be_kept_is_tried_again_later_and_never_han
     assert len(rig.asked(act.KeepBranch)) == 1 and not rig.ha.merging
     rig.run(5000)
     assert len(rig.asked(act.KeepBranch)) == 2
+
+
+def test_a_discard_that_the_disk_had_no_room_for_is_ordered_again_and_nothing_is_handed_over_meanwhile() -> None:
+    rig = diverged()
+    rig.ha.keep_failed("no room", rig.now_ms)
+    branch, order = LostBranch(rig.ha), act.StandDown(discard=True)
+    branch.receive(KeepRefused(StoreFull("no room"), order), rig.now_ms)
+    for _ in range(KEEP_AGAIN_MS // 100):
+        rig.run(100)
+        branch.tick(rig.now_ms)
+    assert branch.discarding and rig.ha.diverged is not None
+    assert (rig.asked(act.StandDown).count(order), len(rig.asked(act.KeepBranch))) == (0, 1)
+    rig.run(100)
+    branch.tick(rig.now_ms)
+    rig.run(100)
+    assert not branch.discarding and rig.asked(act.StandDown).count(order) == 1
+
+
+def test_a_promotion_ends_a_discard_that_waits_for_room() -> None:
+    rig = diverged(merges=False)
+    branch = LostBranch(rig.ha)
+    branch.receive(KeepRefused(StoreFull("no room"), act.StandDown(discard=True)), rig.now_ms)
+    rig.silence()
+    rig.run(2000)
+    rig.ha.promote("me", "now", rig.now_ms)
+    rig.run(100)
+    branch.tick(rig.now_ms)
+    assert rig.state is State.STANDALONE and not branch.discarding
 
 
 def test_a_store_that_was_merged_into_another_branch_is_merged_again() -> None:

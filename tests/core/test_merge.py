@@ -15,6 +15,7 @@ from zmqha.core.message import MERGED, read_head
 from zmqha.core.peer_protocol import Salvage, SalvageBegin, Salvaged, SalvageEnd, Session
 from zmqha.core.salvage import STALL_MS, Salvager
 from zmqha.core.timers import Timers
+from zmqha.core.view import KEEP_AGAIN_MS
 from zmqha.errors import NoSpace, ProtocolError
 
 LOSER, WINNER = Session(7, 1), Session(5, 1)
@@ -260,6 +261,20 @@ def test_the_loser_begins_again_where_nothing_moves_and_waits_for_a_winner_that_
     assert sent(made) == [ConnectBulk(0), SalvageBegin(LOSER, WINNER, 2, E2, 90)]
     made.hear(Salvaged(WINNER, LOSER, 1, 2, 2), 4 * STALL_MS)  # of the attempt before
     assert sent(made) == []
+
+
+def test_a_settle_that_was_refused_is_asked_for_again_later() -> None:
+    made = salvager()
+    made.hear(Salvaged(WINNER, LOSER, 1, 0, 0), 10)
+    made.part(SalvagePart(1, (), True), 20)
+    made.hear(Salvaged(WINNER, LOSER, 1, 1, 1), 30)
+    assert sent(made)[-1] == SettleBranch(E3)
+    made.settle_refused(40)
+    made.tick(40 + KEEP_AGAIN_MS)
+    assert sent(made) == []
+    made.tick(41 + KEEP_AGAIN_MS)
+    made.tick(50 + KEEP_AGAIN_MS)
+    assert sent(made) == [SettleBranch(E3)]
 
 
 def test_the_window_bounds_what_is_read() -> None:

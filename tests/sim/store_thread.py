@@ -22,7 +22,7 @@ from zmqha.core.facts import NodeFacts
 from zmqha.core.limits import MIB
 from zmqha.core.message import cut, stored_head
 from zmqha.core.peer_protocol import CopyBegin, CopyEnd, CopyPages, CopyRound, Held, Way
-from zmqha.core.position import NOWHERE, Epoch, Mode, Position
+from zmqha.core.position import NOWHERE, Mode, Position
 from zmqha.core.shipment import Shipment
 from zmqha.errors import NoSpace
 from zmqha.store.shared_past import SharedPast
@@ -178,8 +178,8 @@ class StoreThread:
                 ]
             case act.PairUp():
                 return [*self._saving(action.facts, sync), (sync, lambda: self._paired(action))]
-            case act.StandDown(discard):
-                return [(quick, self._close), (sync, self._settle), (quick, lambda: self._inspect(discard))]
+            case act.StandDown():
+                return [(quick, self._close), (sync, self._settle), (quick, lambda: self._inspect(action))]
             case act.Follow(facts):
                 return [*self._saving(facts, sync), (quick, self._follow)]
             case act.TakeCopy():
@@ -199,8 +199,8 @@ class StoreThread:
                 return [(sync, lambda: self._keep_branch(action))]
             case act.ReadBranch():
                 return [(quick, lambda: self._read_branch(action))]
-            case act.SettleBranch(into):
-                return [(sync, lambda: self._settle_branch(into)), (0, lambda: self._report(ev.SalvageSettled(into)))]
+            case act.SettleBranch():
+                return [(sync, lambda: self._settle_branch(action))]
         raise AssertionError(action)
 
     # --- serving ------------------------------------------------------------------------------------------------------------
@@ -477,9 +477,15 @@ class StoreThread:
         items = list(islice(self._items, 2))
         self._report(ev.SalvagePart(action.attempt, tuple(items), len(items) < 2))
 
-    def _settle_branch(self, into: Epoch) -> None:
-        assert self._disk.kept is not None
-        self._disk.kept = (self._disk.kept[0], ev.KeptBranch("merged", into))
+    def _settle_branch(self, action: act.SettleBranch) -> None:
+        disk = self._disk
+        if self.store is not None or disk.kept is None or not disk.kept_branch().state:
+            return
+        if self.speed.full:
+            self._report(ev.KeepRefused(NoSpace("the disk is full", cause="the simulation", cure="wait"), action))
+            return
+        disk.kept = (disk.kept[0], ev.KeptBranch("merged", action.into))
+        self._report(ev.SalvageSettled(action.into))
 
     # --- neither ------------------------------------------------------------------------------------------------------------
 
@@ -487,10 +493,12 @@ class StoreThread:
         self._stop_copy()
         self.store = None
 
-    def _inspect(self, discard: bool) -> None:
+    def _inspect(self, action: act.StandDown) -> None:
         disk = self._disk
         self._target = None
-        if discard:
+        if action.discard and self.speed.full:
+            self._report(ev.KeepRefused(NoSpace("the disk is full", cause="the simulation", cure="wait"), action))
+        elif action.discard:
             disk.position = disk.synced = None
             disk.rotten = False
         if disk.position is None:

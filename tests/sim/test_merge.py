@@ -53,6 +53,15 @@ def cut_again(cluster: Cluster) -> None:
         cluster.run(3000 if change > 0 else 0)
 
 
+def fill_loser(cluster: Cluster) -> None:
+    """It cannot write down that the winner holds everything, until there is room."""
+    cluster.run_until(lambda: noted(cluster, "merge.begin"), 5000, "a merge", step_ms=1)
+    loser = winner(cluster).peer
+    loser.speed.full = True
+    cluster.run_until(lambda: noted(cluster, "ha.keep_refused"), 5000, "a refusal")
+    loser.speed.full = False
+
+
 @pytest.mark.parametrize("side", SIDES)
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_promises_of_both_branches_end_in_one_store(seed: int, side: int | None) -> None:
@@ -61,7 +70,7 @@ def test_promises_of_both_branches_end_in_one_store(seed: int, side: int | None)
     assert noted(cluster, "merge.done")
 
 
-@pytest.mark.parametrize("during", [kill_winner, kill_loser, cut_again])
+@pytest.mark.parametrize("during", [kill_winner, kill_loser, cut_again, fill_loser])
 @pytest.mark.parametrize("seed", [0, 3, 4])
 def test_a_merge_that_is_interrupted_begins_again_and_loses_nothing(seed: int, during: object) -> None:
     cluster = two_branches(seed, 0, during)  # type: ignore[arg-type]

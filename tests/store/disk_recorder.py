@@ -156,6 +156,14 @@ class DiskRecorder(Recording):
         monkeypatch.setattr(os, "rename", rename)
         monkeypatch.setattr(Path, "rename", lambda old, new: rename(old, new))
 
+    def left_by_a_kill(self, name: str, flushed: int) -> None:
+        """This file's name, and what it holds beyond the first ``flushed`` bytes, are in the page cache only."""
+        file, content = self._before.pop(name)
+        self._add(Name(name, file, None))
+        self._add(Write(file, 0, content[:flushed]))
+        self._add(Flush(file, len(self.events)))
+        self._add(Write(file, flushed, content[flushed:]))
+
     def _file(self, fd: int) -> int:
         """Which file that is, over the whole recording."""
         inode = os.fstat(fd).st_ino

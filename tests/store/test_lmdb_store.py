@@ -13,6 +13,7 @@ from zmqha.core.position import Epoch, Mode
 from zmqha.core.work import Append, DestinationRow, ProducerRow, Work
 from zmqha.errors import StoreDamaged, StoreFull
 from zmqha.store import lmdb_store, records
+from zmqha.store.alive import ROWS
 from zmqha.store.lmdb_store import IDLE_ROWS_PER_COMMIT, LmdbStore
 from zmqha.store.page_file import STORE_FILE
 
@@ -42,6 +43,16 @@ def commit(store: LmdbStore, number: int, *used: int) -> None:
 def later(monkeypatch: pytest.MonkeyPatch, days: int) -> None:
     now_s = time.time()
     monkeypatch.setattr(lmdb_store.time, "time", lambda: now_s + days * DAY_S)
+
+
+def test_signs_of_life_are_given_while_many_values_are_read(store: LmdbStore) -> None:
+    commit(store, 1, *range(3 * ROWS))
+    with store._transaction() as txn:
+        for value in range(1, 3 * ROWS + 1):
+            txn.put(records.log_key(value), records.log_value((Append(1, value, 1, b"x"),)), db=store._log)
+    calls: list[int] = []
+    assert len(store.image(alive=lambda: calls.append(1)).log) == 3 * ROWS
+    assert len(calls) >= 6
 
 
 def test_the_name_of_a_new_store_is_durable_before_anything_is_confirmed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,9 +1,12 @@
 """What a store remembers of its peer, what is read from a lost branch, and how its file is kept."""
 
+import errno
 import json
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -13,11 +16,13 @@ from zmqha.core.events import KeptBranch
 from zmqha.core.message import batch_of, records
 from zmqha.core.position import Epoch, Mode
 from zmqha.core.work import Append, CursorRow, DestinationRow, Work
-from zmqha.errors import NoSpace
+from zmqha.errors import NoSpace, StoreFull
 from zmqha.store import kept, shared_past
+from zmqha.store.alive import ROWS
 from zmqha.store.kept import Kept
 from zmqha.store.lmdb_store import LmdbStore
 from zmqha.store.page_file import STORE_FILE
+from zmqha.store.records import log_key, log_value
 from zmqha.store.salvage import Branch
 
 EPOCH = Epoch(1, 7)
@@ -135,6 +140,21 @@ def test_a_branch_hands_over_what_is_not_done_and_what_was_acknowledged_of_befor
     assert [one.body for one in slices(batches)] == [b"4", b"6"]
 
 
+def test_signs_of_life_are_given_while_a_branch_is_counted_and_read(tmp_path: Path) -> None:
+    store = made(tmp_path)
+    with store._transaction() as txn:
+        for work in (append(value, value + 1, "x") for value in range(2, 3 * ROWS)):
+            txn.put(log_key(work.value), log_value(work.appends), db=store._log)
+    store.close()
+    calls: list[int] = []
+    branch = Branch(tmp_path / STORE_FILE, 0, lambda: calls.append(1))
+    for read in (branch.survey, lambda: list(branch.items())):
+        before = len(calls)
+        read()
+        assert len(calls) - before >= 3
+    branch.close()
+
+
 def slices(batches: Batches) -> list[object]:
     found, at = [], 0
     for _, length in batches.entries:
@@ -210,12 +230,93 @@ def test_kept_stores_go_by_age_and_size_but_never_before_their_merge_is_over(
     now_ms = int(time.time() * 1000)
     week_ms = limits.KEPT_DAYS * 86_400_000
     for name, state, age_ms in (("old", "merged", week_ms + 1000), ("new", "merged", 1000), ("open", "merging", week_ms * 2)):
-        place = tmp_path / "kept" / name
+        place = tmp_path / "kept" / f"epoch-{name}"
         place.mkdir(parents=True)
         (place / STORE_FILE).write_bytes(bytes(1 << 20))
         (place / "manifest.json").write_text(json.dumps({"state": state, "wall_ms": now_ms - age_ms}))
     keeper = Kept(tmp_path, "a")
-    assert keeper.expire() == ["old"]
+    assert keeper.expire() == ["epoch-old"]
     monkeypatch.setattr(kept, "KEPT_BYTES_MAX", 1 << 19)
-    assert keeper.expire() == ["new"]
-    assert [place.name for place in (tmp_path / "kept").iterdir()] == ["open"]
+    assert keeper.expire() == ["epoch-new"]
+    assert [place.name for place in (tmp_path / "kept").iterdir()] == ["epoch-open"]
+
+
+def test_a_full_disk_leaves_what_a_kept_store_says_and_the_next_attempt_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = diverged(tmp_path)
+    keeper = Kept(tmp_path, "a")
+    keeper.keep(store.position, store.lineage, SURVEY)
+    for change in (lambda: keeper.settle(Epoch(9, 9)), keeper.discard):
+        before = keeper.present()
+        with monkeypatch.context() as patch:
+            patch.setattr(kept, "_write", failing(errno.ENOSPC))
+            with pytest.raises(StoreFull, match="no room to say what became"):
+                change()
+            patch.setattr(kept, "_write", failing(errno.EIO))
+            with pytest.raises(OSError, match="disk"):
+                change()
+        assert keeper.present() == before
+        change()
+        assert keeper.present() != before
+
+
+def failing(code: int) -> Callable[..., NoReturn]:
+    def fail(*_: object) -> NoReturn:
+        raise OSError(code, "disk")
+
+    return fail
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+def killed_in(action: Callable[[], object], patch: pytest.MonkeyPatch, target: object, name: str) -> None:
+    """Do something and die where ``target.name`` is called."""
+
+    def die(*_: object) -> NoReturn:
+        raise Killed
+
+    with patch.context() as inner:
+        inner.setattr(target, name, die)
+        with pytest.raises(Killed):
+            action()
+
+
+def half_kept(directory: Path, patch: pytest.MonkeyPatch) -> Kept:
+    """Killed between the link and the manifest."""
+    store = diverged(directory)
+    keeper = Kept(directory, "a")
+    killed_in(lambda: keeper.keep(store.position, store.lineage, SURVEY), patch, kept, "_write")
+    assert keeper.present() == KeptBranch() and (directory / STORE_FILE).stat().st_nlink == 2
+    return keeper
+
+
+def test_a_link_without_a_manifest_goes_when_the_store_is_written_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    keeper = half_kept(tmp_path, monkeypatch)
+    keeper.release()
+    assert (tmp_path / STORE_FILE).stat().st_nlink == 1 and list((tmp_path / "kept").iterdir()) == []
+
+
+def test_a_link_without_a_manifest_goes_by_itself_and_an_operators_files_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keeper = half_kept(tmp_path, monkeypatch)
+    (tmp_path / STORE_FILE).unlink()
+    (tmp_path / STORE_FILE).write_bytes(b"a copy")
+    (tmp_path / "kept" / "mine").mkdir()
+    (tmp_path / "kept" / "notes.txt").write_text("look at this later")
+    assert keeper.expire() == ["epoch-1-0000000000000007"]
+    assert sorted(path.name for path in (tmp_path / "kept").iterdir()) == ["mine", "notes.txt"]
+
+
+def test_a_kill_in_a_release_leaves_nothing_of_the_store_and_its_rest_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = diverged(tmp_path)
+    keeper = Kept(tmp_path, "a")
+    keeper.keep(store.position, store.lineage, SURVEY)
+    killed_in(keeper.release, monkeypatch, kept.shutil, "rmtree")
+    assert keeper.present() == KeptBranch() and (tmp_path / STORE_FILE).stat().st_nlink == 1
+    assert len(keeper.expire()) == 1 and list((tmp_path / "kept").iterdir()) == []

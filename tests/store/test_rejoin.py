@@ -278,6 +278,17 @@ class Delta:
         """The follower before it."""
         return Machine(Path(shutil.copytree(self.old, directory)), "b")
 
+    def killed_at(self, point: str, directory: Path) -> None:
+        """A follower that died there; what it left."""
+        follower = self.copy(directory)
+        child = os.fork()
+        if not child:
+            crash._NAME, _, times = point.partition(":")
+            crash._left = int(times or 1)
+            follower.replay(self.actions)
+            os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+
     def assert_whole(self, directory: Path) -> Position:
         """What a restart finds: one of the complete stores, never a mixture."""
         replica = Replica.open(directory, SEGMENT)
@@ -293,9 +304,9 @@ class Delta:
 
 
 POINTS = (
-    "copy_target_pages:2", "before_delta_end", "after_delta_end", "delta_apply", "delta_apply:3", "before_meta_write",
-    "between_meta_writes", "after_meta_write", "before_delta_reset", "before_delta_unlink", "before_delta_end:2", "delta_apply:4",
-    "before_delta_unlink:2",
+    "copy_target_pages:2", "before_delta_end", "before_delta_sync", "after_delta_end", "delta_apply", "delta_apply:3",
+    "before_meta_write", "between_meta_writes", "after_meta_write", "before_delta_reset", "before_delta_unlink", "before_delta_end:2",
+    "delta_apply:4", "before_delta_unlink:2",
 )  # fmt: skip
 
 
@@ -307,14 +318,7 @@ def delta(tmp_path_factory: pytest.TempPathFactory) -> Delta:
 
 @pytest.mark.parametrize("point", POINTS)
 def test_a_kill_at_any_point_of_a_delta_leaves_a_complete_store(tmp_path: Path, delta: Delta, point: str) -> None:
-    follower = delta.copy(tmp_path / "b")
-    child = os.fork()
-    if not child:
-        crash._NAME, _, times = point.partition(":")
-        crash._left = int(times or 1)
-        follower.replay(delta.actions)
-        os._exit(0)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    delta.killed_at(point, tmp_path / "b")
     position = delta.assert_whole(tmp_path / "b")
     before_it_counts = point in ("copy_target_pages:2", "before_delta_end")
     assert (position not in delta.ends) == before_it_counts
@@ -337,6 +341,40 @@ def test_a_power_cut_during_a_delta_leaves_a_complete_store(
         found.add(delta.assert_whole(target))
         shutil.rmtree(target)
     assert len(found) > 1
+
+
+def test_an_end_that_only_the_page_cache_holds_is_flushed_before_the_store_is_touched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, delta: Delta
+) -> None:
+    delta.killed_at("before_delta_sync", tmp_path / "b")
+    written = (tmp_path / "b" / DELTA_FILE).read_bytes()
+    with monkeypatch.context() as patch:
+        recorder = DiskRecorder(tmp_path / "b", patch)
+        recorder.left_by_a_kill(DELTA_FILE, written.rindex(b"ZEND"))
+        delta.assert_whole(tmp_path / "b")
+    rng, found = random.Random(1), set()
+    for number in range(60):
+        target = tmp_path / f"image{number}"
+        target.mkdir()
+        recorder.image(recorder.cut(rng), rng, target)
+        found.add(delta.assert_whole(target))
+        shutil.rmtree(target)
+    assert len(found) > 1
+
+
+def test_a_restart_gives_a_sign_of_life_at_every_record_and_flushes_as_it_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, delta: Delta
+) -> None:
+    delta.killed_at("after_delta_end", tmp_path / "b")
+    records = (tmp_path / "b" / DELTA_FILE).read_bytes().count(b"ZDLT")
+    assert records > 2
+    flushes: list[int] = []
+    sync = PageWriter.sync
+    monkeypatch.setattr("zmqha.store.delta.FLUSH_EVERY_BYTES", 1)
+    monkeypatch.setattr(PageWriter, "sync", lambda self: (flushes.append(1), sync(self)))
+    follower = Machine(tmp_path / "b", "b")
+    assert follower.inspect().position == delta.ends[0]
+    assert follower.thread.moves >= 2 * records and len(flushes) >= records
 
 
 def test_a_delta_that_was_whole_and_rotted_is_said_to_be_damage(

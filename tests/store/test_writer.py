@@ -9,13 +9,13 @@ from typing import Any, NoReturn
 
 import pytest
 
-from zmqha.core.actions import Claim, Follow, StandDown, TakeCopy
-from zmqha.core.events import Event, Inspected, NoRoom
+from zmqha.core.actions import Claim, Follow, KeepBranch, SettleBranch, StandDown, TakeCopy
+from zmqha.core.events import Event, Inspected, KeepRefused, NoRoom, SalvageSettled, Surveyed
 from zmqha.core.facts import NodeFacts
 from zmqha.core.peer_protocol import NO_SESSION, CopyBegin, Standing
 from zmqha.core.position import Epoch
 from zmqha.errors import StoreDamaged
-from zmqha.store import writer
+from zmqha.store import kept, writer
 from zmqha.store.journal import SEGMENT_FILES
 from zmqha.store.node_state import STATE_FILE, NodeState
 from zmqha.store.page_file import STORE_FILE
@@ -117,3 +117,68 @@ def test_a_claim_that_has_no_room_writes_nothing(
     thread._do(Claim(FACTS, Epoch(1, 7), "elected", 0))
     assert isinstance(events[-1], NoRoom) and "no space" in events[-1].why
     assert not (tmp_path / STORE_FILE).exists() and not (tmp_path / STATE_FILE).exists()
+
+
+def test_a_claim_and_a_survey_give_signs_of_life(thread: StoreThread) -> None:
+    for action in (Claim(FACTS, Epoch(1, 7), "first start", 0), StandDown(), KeepBranch(1, keep=False)):
+        thread._do(action)
+    moves = thread.moves
+    assert moves > 0
+    thread._do(Claim(FACTS, Epoch(2, 7), "elected", 0))
+    assert thread.moves > moves
+
+
+INTO = Epoch(9, 9)
+
+
+@pytest.fixture
+def loser(thread: StoreThread, events: list[Event]) -> StoreThread:
+    """Its store is kept, to be handed over."""
+    thread._do(Claim(FACTS, Epoch(1, 7), "first start", 0))
+    thread._do(StandDown())
+    thread._do(KeepBranch(1, keep=True))
+    assert isinstance(events[-1], Surveyed) and events[-1].kept
+    events.clear()
+    return thread
+
+
+def full_once(patch: pytest.MonkeyPatch, thread: StoreThread, order: SettleBranch | StandDown) -> None:
+    """It is asked for while the disk has no room for a manifest."""
+
+    def full(*_: object) -> NoReturn:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with patch.context() as inner:
+        inner.setattr(kept, "_write", full)
+        thread._do(order)
+
+
+def test_a_full_disk_refuses_to_settle_and_the_next_attempt_settles(
+    loser: StoreThread, events: list[Event], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full_once(monkeypatch, loser, SettleBranch(INTO))
+    (refused,) = events
+    assert isinstance(refused, KeepRefused) and refused.order == SettleBranch(INTO)
+    loser._do(SettleBranch(INTO))
+    assert events[1:] == [SalvageSettled(INTO)]
+
+
+def test_a_full_disk_refuses_to_discard_and_the_store_stays_until_the_next_attempt(
+    loser: StoreThread, tmp_path: Path, events: list[Event], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full_once(monkeypatch, loser, StandDown(discard=True))
+    refused, there = events
+    assert isinstance(refused, KeepRefused) and refused.order == StandDown(discard=True)
+    assert isinstance(there, Inspected) and there.present and there.kept.state == "merging"
+    loser._do(StandDown(discard=True))
+    assert isinstance(events[-1], Inspected) and not events[-1].present
+    assert (tmp_path / f"{STORE_FILE}.damaged-1").exists()
+
+
+@pytest.mark.parametrize("newer", [StandDown(discard=True), Claim(FACTS, Epoch(2, 7), "promoted", 0)])
+def test_an_operators_order_in_the_turn_of_the_last_confirmation_wins(
+    loser: StoreThread, events: list[Event], newer: StandDown | Claim
+) -> None:
+    loser._do(newer)
+    loser._do(SettleBranch(INTO))
+    assert not any(isinstance(event, SalvageSettled | KeepRefused) for event in events)

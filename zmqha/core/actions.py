@@ -90,7 +90,8 @@ class PairUp(NamedTuple):
 
 class StandDown(NamedTuple):
     """Stop: active: close the store; passive: flush, apply and close the journal. Then look at what is there.
-    Answer: ``Inspected`` or ``NoRoom``. ``discard``: set the store aside first (the operator's ``resync --discard-own``)."""
+    Answer: ``Inspected`` or ``NoRoom``. ``discard``: set the store aside first (the operator's ``resync --discard-own``);
+    ``KeepRefused`` before that if it could not be."""
 
     discard: bool = False
 
@@ -182,7 +183,8 @@ class ReadBranch(NamedTuple):
 
 
 class SettleBranch(NamedTuple):
-    """The winner, serving under ``into``, holds all of it durably: write that down. Answer: ``SalvageSettled``."""
+    """The winner, serving under ``into``, holds all of it durably: write that down. Answer: ``SalvageSettled`` or
+    ``KeepRefused``; none if the store is not kept any more."""
 
     into: Epoch
 

@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+from zmqha.core.actions import KeepBranch, SettleBranch, StandDown
 from zmqha.core.branch import Item, Survey
 from zmqha.core.peer_protocol import Bulk, Control, Way
 from zmqha.core.position import NO_EPOCH, Epoch, Lineage, Position
@@ -214,9 +215,11 @@ class Surveyed(NamedTuple):
 
 
 class KeepRefused(NamedTuple):
-    """The store cannot be kept: no room, or no hard links."""
+    """``order`` was not carried out: the store cannot be kept (no room, no hard links), or there is no room to write down that it is
+    settled or discarded. Nothing changed."""
 
     error: ZmqhaError
+    order: KeepBranch | SettleBranch | StandDown
 
 
 class SalvagePart(NamedTuple):

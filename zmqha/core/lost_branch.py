@@ -4,13 +4,13 @@
 drops what the store thread says of a branch that this server has left meanwhile.
 """
 
-from zmqha.core.actions import Action, KeepBranch
+from zmqha.core.actions import Action, KeepBranch, SettleBranch, StandDown
 from zmqha.core.branch import Survey
 from zmqha.core.events import KeepRefused, SalvagePart, SalvageSettled, Surveyed
 from zmqha.core.ha import HA
 from zmqha.core.peer_protocol import Salvaged, Standing, State
 from zmqha.core.salvage import Salvager
-from zmqha.core.view import Step
+from zmqha.core.view import KEEP_AGAIN_MS, Step
 
 
 class LostBranch:
@@ -20,6 +20,7 @@ class LostBranch:
         self._ha = ha
         self._salvager = Salvager(ha.timers, ha.contact)
         self._surveying = False
+        self._discard_refused_ms: int | None = None
         self._actions: list[Action] = []
         self.survey: Survey | None = None  # what would be handed over; None: nothing lost, or not counted yet
 
@@ -27,6 +28,11 @@ class LostBranch:
     def progress(self) -> tuple[int, int]:
         """Items sent, and durable at the winner."""
         return self._salvager.progress
+
+    @property
+    def discarding(self) -> bool:
+        """Was this branch given up by an operator, and there is no room yet to write that down."""
+        return self._discard_refused_ms is not None
 
     def take_actions(self) -> list[Action]:
         """Ordered work, handed over once."""
@@ -45,14 +51,14 @@ class LostBranch:
                 self.survey, self._surveying = survey, False
                 if kept and ha.step is Step.KEEP:
                     ha.branch_kept()
-            case KeepRefused(error):
-                if ha.step is Step.KEEP:
-                    ha.keep_failed(f"{error.what}: {error.cause}; {error.cure}", now_ms)
+            case KeepRefused(error, order):
+                self._refused(order, f"{error.what}: {error.cause}; {error.cure}", now_ms)
             case SalvagePart():
                 self._salvager.part(event, now_ms)
             case SalvageSettled(into):
                 if ha.merging:
                     self._salvager.stop()
+                    ha.keep_refused = ""
                     ha.branch_merged(into)
 
     def tick(self, now_ms: int) -> None:
@@ -64,8 +70,36 @@ class LostBranch:
         elif not ha.merging and salvager.active:
             salvager.stop()
         salvager.tick(now_ms)
+        self._discard_again(now_ms)
         if not ha.merging:
             self._count()
+
+    def _refused(self, order: KeepBranch | SettleBranch | StandDown, reason: str, now_ms: int) -> None:
+        """It is tried again: a disk that was full may have room."""
+        ha = self._ha
+        if isinstance(order, KeepBranch):
+            if ha.step is Step.KEEP:
+                ha.keep_failed(reason, now_ms)
+            return
+        if isinstance(order, StandDown):
+            self._discard_refused_ms = now_ms
+        elif ha.merging:
+            self._salvager.settle_refused(now_ms)
+        ha.keep_refused, ha.keep_refused_ms = reason, now_ms
+        ha.note("ha.keep_refused", reason=reason)
+
+    def _discard_again(self, now_ms: int) -> None:
+        """Until an operator's order is carried out nothing of the branch is handed over; a promotion is a newer order."""
+        ha = self._ha
+        if self._discard_refused_ms is None:
+            return
+        stands = ha.state is State.WAITING and ha.durable.standing is Standing.BEHIND
+        if stands and (ha.step is not Step.NONE or now_ms - self._discard_refused_ms <= KEEP_AGAIN_MS):
+            ha.keep_refused_ms = now_ms
+            return
+        self._discard_refused_ms, ha.keep_refused = None, ""
+        if stands:
+            ha.resync(now_ms)
 
     def _count(self) -> None:
         ha = self._ha

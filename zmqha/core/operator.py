@@ -196,6 +196,10 @@ class Operator:
         ha = broker.ha
         me, other = ha.identity.node_id, ha.identity.peer_id
         give_up = f"to give up those of {me}: zmqha resync --discard-own (its files are kept aside)."
+        if broker.lost_branch.discarding:
+            return f"{me} was told to give its own up and cannot write that down ({ha.keep_refused}); it tries again."
+        if ha.merging and ha.keep_refused:
+            return f"{other} holds those of {me} now, and {me} cannot write that down ({ha.keep_refused}); it tries again."
         if ha.keep_refused:
             return f"{me} cannot keep its store before it hands them over ({ha.keep_refused}); it tries again. Or {give_up}"
         if ha.merging:

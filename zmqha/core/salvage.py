@@ -23,6 +23,7 @@ from zmqha.core.events import SalvagePart
 from zmqha.core.peer_protocol import NO_SESSION, Salvage, SalvageBegin, Salvaged, SalvageEnd, ToWinner
 from zmqha.core.position import NO_EPOCH, Epoch
 from zmqha.core.timers import FAST_BEAT_MS, Timers
+from zmqha.core.view import KEEP_AGAIN_MS
 
 STALL_MS = 2000  # without an answer, or with something sent and not taken, for this long: begin again
 
@@ -42,6 +43,7 @@ class Salvager:
 
     def _clear(self) -> None:
         self._answered = self._reading = self._settling = False
+        self._settle_refused_ms: int | None = None
         self._sent = self._taken = self._durable = 0  # items
         self._end = 0  # index of the end, once it is sent
         self._window: deque[tuple[int, int]] = deque()  # (index, bytes) sent and not durable at the winner
@@ -89,8 +91,7 @@ class Salvager:
             self._window_bytes -= self._window.popleft()[1]
         if self._end and self._durable == self._end:
             if not self._settling:
-                self._settling = True
-                self._actions.append(SettleBranch(self._into))
+                self._settle()
         elif not self._answered:
             self._answered = True
             self._read(begin=True)
@@ -111,8 +112,15 @@ class Salvager:
         self._moved_ms = now_ms
         self._read(begin=False)
 
+    def settle_refused(self, now_ms: int) -> None:
+        """There was no room to write down that the winner holds everything: not yet."""
+        if self._settling:
+            self._settle_refused_ms = now_ms
+
     def tick(self, now_ms: int) -> None:
-        """Ask until the winner answers; begin again where nothing moves."""
+        """Ask until the winner answers; begin again where nothing moves; settle again where there was no room."""
+        if self._settle_refused_ms is not None and now_ms - self._settle_refused_ms > KEEP_AGAIN_MS:
+            self._settle()
         if not self.active or self._settling:
             return
         stalled = now_ms - self._heard_ms > STALL_MS or (self._taken < self._sent and now_ms - self._moved_ms > STALL_MS)
@@ -120,6 +128,10 @@ class Salvager:
             self._begin(now_ms)
         elif not self._answered and now_ms - self._asked_ms >= FAST_BEAT_MS:
             self._ask(now_ms)
+
+    def _settle(self) -> None:
+        self._settling, self._settle_refused_ms = True, None
+        self._actions.append(SettleBranch(self._into))
 
     def _begin(self, now_ms: int) -> None:
         self._clear()

@@ -16,28 +16,25 @@ from pathlib import Path
 import xxhash
 
 from zmqha.core import lmdb_page
-from zmqha.core.limits import MIB
 from zmqha.core.peer_protocol import Way
 from zmqha.core.position import NOWHERE, Position
 from zmqha.errors import ProtocolError, StoreDamaged
 from zmqha.store import delta
+from zmqha.store.alive import nobody_waits
 from zmqha.store.crash import crash_point
 from zmqha.store.delta import DeltaFile
 from zmqha.store.journal import SEGMENT_BYTES, Journal
 from zmqha.store.journal_record import Baseline
 from zmqha.store.lmdb_store import MAP_BYTES_MAX
 from zmqha.store.node_state import sync_directory
-from zmqha.store.page_file import STORE_FILE, PageWriter
+from zmqha.store.page_file import FLUSH_EVERY_BYTES, STORE_FILE, PageWriter
 from zmqha.store.replica import COPY_FILE, Replica
-
-_FLUSH_EVERY_BYTES = 64 * MIB  # so the last flush is short and memory does not fill with unwritten pages
 
 
 class CopyTarget:
     """One copy at a time: ``begin``, ``pages`` for each frame, ``adopt`` after each round."""
 
-    def __init__(self, directory: Path, segment_bytes: int = SEGMENT_BYTES, alive: Callable[[], None] = lambda: None) -> None:
-        """``alive`` is called now and then while something takes long."""
+    def __init__(self, directory: Path, segment_bytes: int = SEGMENT_BYTES, alive: Callable[[], None] = nobody_waits) -> None:
         self._directory = directory
         self._segment_bytes = segment_bytes
         self._alive = alive
@@ -84,7 +81,7 @@ class CopyTarget:
             self._writer.write_runs(runs, payload, self._psize)
         self.copied_bytes += len(payload)
         self._unflushed += len(payload)
-        if self._unflushed >= _FLUSH_EVERY_BYTES:
+        if self._unflushed >= FLUSH_EVERY_BYTES:
             (self._delta or self._writer).sync()  # type: ignore[union-attr]
             self._unflushed = 0
 
@@ -108,7 +105,7 @@ class CopyTarget:
         else:
             self._rename(baseline)
         self.rounds, self.position = self.rounds + 1, position
-        replica = Replica.open(self._directory, self._segment_bytes)
+        replica = Replica.open(self._directory, self._segment_bytes, self._alive)
         assert replica is not None and replica.position == position, "what was adopted is the store"
         return replica
 

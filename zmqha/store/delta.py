@@ -22,11 +22,12 @@ import xxhash
 
 from zmqha.core import lmdb_page
 from zmqha.errors import StoreDamaged
+from zmqha.store.alive import nobody_waits
 from zmqha.store.crash import crash_point
 from zmqha.store.journal import Journal
 from zmqha.store.journal_record import Baseline, encode_baseline
 from zmqha.store.node_state import sync_directory
-from zmqha.store.page_file import STORE_FILE, PageWriter, write_all
+from zmqha.store.page_file import FLUSH_EVERY_BYTES, STORE_FILE, PageWriter, write_all
 
 DELTA_FILE = "store.mdb.delta"
 _PAGES, _END = 0x544C445A, 0x444E455A
@@ -59,6 +60,7 @@ class DeltaFile:
         self.sync()
         crash_point("before_delta_end")
         self._write(_END, b"", encode_baseline(baseline), 0)
+        crash_point("before_delta_sync")
         self.sync()
         sync_directory(self._path.parent)
         crash_point("after_delta_end")
@@ -80,18 +82,20 @@ class DeltaFile:
         self._at += len(head) + len(table) + len(body)
 
 
-def finish(directory: Path, segment_bytes: int, alive: Callable[[], None] = lambda: None) -> Baseline | None:
+def finish(directory: Path, segment_bytes: int, alive: Callable[[], None] = nobody_waits) -> Baseline | None:
     """Lay a whole delta that lies there over the store; where it leads, None if there is none (an unfinished one is deleted).
 
-    ``alive`` is called between two writes. Raises StoreDamaged if it was whole once and cannot be read any more.
+    ``alive`` is called at each record, as it is summed and as it is written. Raises StoreDamaged if it was whole once and cannot be
+    read any more.
     """
     path = directory / DELTA_FILE
     if not path.exists():
         return None
-    baseline = _sealed(path)
+    baseline = _sealed(path, alive)
     if baseline is None or not (directory / STORE_FILE).exists():
         path.unlink()
         return None
+    _make_durable(path)
     _apply(path, directory / STORE_FILE, baseline, alive)
     journal = Journal(directory, segment_bytes)
     journal.start_over()
@@ -107,34 +111,48 @@ def finish(directory: Path, segment_bytes: int, alive: Callable[[], None] = lamb
     return baseline
 
 
+def _make_durable(path: Path) -> None:
+    """After a kill the page cache holds an end that no flush covered. Once the store is touched, no power cut may take it back."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fdatasync(fd)
+    finally:
+        os.close(fd)
+    sync_directory(path.parent)
+
+
 def _apply(path: Path, store: Path, baseline: Baseline, alive: Callable[[], None]) -> None:
     psize = lmdb_page.parse_body(baseline.meta).psize
     writer = PageWriter(store)
+    unflushed = 0
     try:
-        for runs, pages in _records(path):
+        for runs, pages in _records(path, alive):
             writer.write_runs(runs, pages, psize)
             crash_point("delta_apply")
-            alive()
+            unflushed += len(pages)
+            if unflushed >= FLUSH_EVERY_BYTES:
+                writer.sync()
+                unflushed = 0
         writer.write_metas(baseline.meta)
         writer.sync()
     finally:
         writer.close()
 
 
-def _sealed(path: Path) -> Baseline | None:
+def _sealed(path: Path, alive: Callable[[], None]) -> Baseline | None:
     """What the end says; None if there is no end, and so no delta."""
     found = None
-    for magic, _, body in _walk(path):
+    for magic, _, body in _walk(path, alive):
         if magic == _END:
             found = _baseline.decode(body)
     return found
 
 
-def _records(path: Path) -> Iterator[tuple[list[Run], memoryview]]:
-    return ((runs, body) for magic, runs, body in _walk(path) if magic == _PAGES)
+def _records(path: Path, alive: Callable[[], None]) -> Iterator[tuple[list[Run], memoryview]]:
+    return ((runs, body) for magic, runs, body in _walk(path, alive) if magic == _PAGES)
 
 
-def _walk(path: Path) -> Iterator[tuple[int, list[Run], memoryview]]:
+def _walk(path: Path, alive: Callable[[], None]) -> Iterator[tuple[int, list[Run], memoryview]]:
     """Every record up to the end; stops at the first that is not whole. Raises StoreDamaged if a whole end comes after that."""
     if path.stat().st_size == 0:
         return
@@ -142,6 +160,7 @@ def _walk(path: Path) -> Iterator[tuple[int, list[Run], memoryview]]:
         view = memoryview(mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ))
     at = 0
     while at + _HEAD.size <= len(view):
+        alive()
         magic, runs, size, check = _HEAD.unpack_from(view, at)
         table_at = at + _HEAD.size
         body_at = table_at + runs * _RUN.size

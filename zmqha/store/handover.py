@@ -8,12 +8,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from zmqha.core import limits
-from zmqha.core.actions import ReadBranch
+from zmqha.core.actions import KeepBranch, ReadBranch, SettleBranch, StandDown
 from zmqha.core.branch import Item, salvage_bytes
 from zmqha.core.events import Event, KeepRefused, SalvagePart, SalvageSettled, Surveyed
-from zmqha.core.position import Epoch, Position
+from zmqha.core.position import Position
 from zmqha.errors import NoSpace, StoreFull
 from zmqha.store import lmdb_store
+from zmqha.store.alive import nobody_waits
 from zmqha.store.crash import crash_point
 from zmqha.store.kept import Kept
 from zmqha.store.page_file import STORE_FILE
@@ -23,28 +24,31 @@ from zmqha.store.salvage import Branch
 class Handover:
     """One directory's kept stores, and the one that is being read."""
 
-    def __init__(self, directory: Path, node_id: str, report: Callable[[Event], None]) -> None:
+    def __init__(
+        self, directory: Path, node_id: str, report: Callable[[Event], None], alive: Callable[[], None] = nobody_waits
+    ) -> None:
         self.kept = Kept(directory, node_id)
         self._directory = directory
         self._report = report
+        self._alive = alive
         self._branch: Branch | None = None
         self._items: Iterator[Item] = iter(())
 
-    def keep(self, position: Position, common_txn: int, *, keep: bool) -> None:
+    def keep(self, position: Position, order: KeepBranch) -> None:
         """Give the store that stands there a second name (``keep``), and say what it holds beyond the common transaction."""
-        branch = Branch(self._directory / STORE_FILE, common_txn)
+        branch = Branch(self._directory / STORE_FILE, order.common_txn, self._alive)
         try:
             survey = branch.survey()
         finally:
             branch.close()
         try:
-            if keep:
+            if order.keep:
                 _, lineage = lmdb_store.inspect(self._directory)
                 self.kept.keep(position, lineage, survey)
         except (StoreFull, NoSpace) as error:
-            self._report(KeepRefused(error))
+            self._report(KeepRefused(error, order))
             return
-        self._report(Surveyed(survey, keep))
+        self._report(Surveyed(survey, order.keep))
 
     def read(self, request: ReadBranch) -> None:
         """The next items, up to the budget."""
@@ -53,7 +57,7 @@ class Handover:
             path = self.kept.path()
             if path is None:
                 return  # served again in the turn that asked for it
-            self._branch = Branch(path, request.common_txn)
+            self._branch = Branch(path, request.common_txn, self._alive)
             self._items = self._branch.items()
         if self._branch is None:
             return
@@ -70,11 +74,23 @@ class Handover:
         crash_point("salvage_read")
         self._report(SalvagePart(request.attempt, tuple(items), last))
 
-    def settle(self, into: Epoch) -> None:
-        """The winner has all of it, durably."""
+    def settle(self, order: SettleBranch) -> None:
+        """The winner has all of it, durably. Nothing is said of a store that was given up or served again in the turn that asked."""
         self.close()
-        self.kept.settle(into)
-        self._report(SalvageSettled(into))
+        try:
+            if self.kept.settle(order.into):
+                self._report(SalvageSettled(order.into))
+        except StoreFull as error:
+            self._report(KeepRefused(error, order))
+
+    def discard(self, order: StandDown) -> bool:
+        """The operator gave this branch up; False if there is no room to write that down: then it stays."""
+        try:
+            self.kept.discard()
+        except StoreFull as error:
+            self._report(KeepRefused(error, order))
+            return False
+        return True
 
     def close(self) -> None:
         """Stop reading."""

@@ -17,9 +17,9 @@ from zmqha.store.page_file import LOCK_FILE, STORE_FILE, PageReader
 from zmqha.store.replica import COPY_FILE, Replica
 
 
-def inspect(directory: Path, segment_bytes: int, kept: Callable[[], KeptBranch]) -> Inspected:
+def inspect(directory: Path, segment_bytes: int, kept: Callable[[], KeptBranch], alive: Callable[[], None]) -> Inspected:
     """What is there, once the journal is replayed; ``kept`` says what is kept of it. Raises StoreDamaged, StoreFull."""
-    replica = Replica.open(directory, segment_bytes)
+    replica = Replica.open(directory, segment_bytes, alive)
     partial = (directory / COPY_FILE).exists()
     if replica is None:
         return Inspected(False, NOWHERE, (), 0, "", partial)

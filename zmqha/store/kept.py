@@ -7,7 +7,8 @@
 
 The link is made and flushed before anything is sent, and says ``merging`` until the winner has confirmed everything durable. The store
 must be closed and settled. A store whose file has such a second name is never written in place: ``release`` comes before LMDB opens it.
-Driven by the store thread, decides nothing about roles.
+One of the two without the other is what a crash left of a ``keep`` or a ``release``; ``expire`` deletes it. Driven by the store thread,
+decides nothing about roles.
 """
 
 import errno
@@ -79,60 +80,69 @@ class Kept:
             shutil.rmtree(place, ignore_errors=True)
             raise _refused(error, place) from error
 
-    def settle(self, into: Epoch) -> None:
-        """The winner, serving under ``into``, holds everything."""
+    def settle(self, into: Epoch) -> bool:
+        """The winner, serving under ``into``, holds everything; False if the store is not kept any more. Raises StoreFull."""
         place = self._place()
-        assert place is not None, "a merge of a store that is not kept"
+        if place is None:
+            return False
         crash_point("before_salvage_settled")
-        _write(place, {**_read(place), "state": MERGED, "merged_into": list(into)})
+        _say(place, state=MERGED, merged_into=list(into))
         crash_point("after_salvage_settled")
+        return True
 
     def discard(self) -> None:
-        """The operator gave this branch up."""
+        """The operator gave this branch up. Raises StoreFull."""
         place = self._place()
         if place is not None:
-            _write(place, {**_read(place), "state": DISCARDED})
+            _say(place, state=DISCARDED)
 
     def release(self) -> None:
         """The store is about to be written again: what was kept of it is the store itself, and no salvage list any more."""
-        place = self._place()
-        if place is not None:
+        for place in self._second_names():
+            (place / STORE_FILE).unlink()  # first: what a crash leaves must not hold the store's room
             shutil.rmtree(place)
             sync_directory(self._root)
 
     # --- all of them --------------------------------------------------------------------------------------------------------
 
     def expire(self) -> list[str]:
-        """Delete what is older than KEPT_DAYS or above KEPT_BYTES_MAX, oldest first; which. Never one whose merge is not over."""
-        found = []
-        present = self._place()
-        for place in self._root.iterdir() if self._root.is_dir() else ():
-            manifest = _read(place)
-            if place != present and manifest.get("state") in (MERGED, DISCARDED):
-                size = (place / STORE_FILE).stat().st_blocks * 512 if (place / STORE_FILE).exists() else 0
-                found.append((int(manifest.get("wall_ms", 0)), size, place))
-        found.sort(reverse=True)
-        gone, total = [], 0
-        for wall_ms, size, place in found:
+        """Delete what is half, older than KEPT_DAYS or above KEPT_BYTES_MAX, oldest first; which. Never one whose merge is not over."""
+        gone = [place for place in self._places() if not _is_whole(place)]  # of a crash: none is in the making now
+        total = 0
+        for wall_ms, size, place in self._over():
             total += size
             if total > KEPT_BYTES_MAX or wall_ms < (time.time() - KEPT_DAYS * _DAY_S) * 1000:
-                shutil.rmtree(place)
-                gone.append(place.name)
-        return gone
+                gone.append(place)
+        for place in gone:
+            shutil.rmtree(place)
+        return [place.name for place in gone]
 
     # --- inside -------------------------------------------------------------------------------------------------------------
 
-    def _place(self) -> Path | None:
-        """The directory that holds the second name of the present store, and a manifest."""
+    def _places(self) -> list[Path]:
+        """Every directory made here; whatever else lies beside them is an operator's."""
+        return [place for place in self._root.glob("epoch-*") if place.is_dir()]
+
+    def _second_names(self) -> list[Path]:
+        """The directories that hold the present store, with a manifest or without."""
         store = self._data / STORE_FILE
-        if not self._root.is_dir() or not store.exists():
-            return None
-        same = store.stat()
-        for place in self._root.iterdir():
-            other = place / STORE_FILE
-            if (place / MANIFEST_FILE).exists() and other.exists() and os.path.samestat(same, other.stat()):
-                return place
-        return None
+        if not store.exists():
+            return []
+        return [place for place in self._places() if (other := place / STORE_FILE).exists() and other.samefile(store)]
+
+    def _place(self) -> Path | None:
+        """The one of them that says so."""
+        return next(filter(_is_whole, self._second_names()), None)
+
+    def _over(self) -> list[tuple[int, int, Path]]:
+        """(when it was kept, bytes, directory) of those whose merge is over, but the present store; the newest first."""
+        found = []
+        present = self._place()
+        for place in self._places():
+            manifest = _read(place)
+            if place != present and _is_whole(place) and manifest.get("state") in (MERGED, DISCARDED):
+                found.append((int(manifest.get("wall_ms", 0)), (place / STORE_FILE).stat().st_blocks * 512, place))
+        return sorted(found, reverse=True)
 
     def _manifest(self, position: Position, lineage: Lineage, survey: Survey) -> dict[str, Any]:
         beyond = [entry for entry in lineage if entry.first_txn > survey.common_txn]
@@ -152,13 +162,25 @@ class Kept:
         }
 
 
+def _is_whole(place: Path) -> bool:
+    return (place / STORE_FILE).exists() and (place / MANIFEST_FILE).exists()
+
+
 def _read(place: Path) -> dict[str, Any]:
-    """A manifest that is not there or not readable says nothing: such a directory is of a crash before anything was sent."""
+    """A manifest that is not readable says nothing."""
     try:
         found = json.loads((place / MANIFEST_FILE).read_text())
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def _say(place: Path, **news: Any) -> None:
+    """Something new of a kept store; all else in its manifest stays."""
+    try:
+        _write(place, {**_read(place), **news})
+    except OSError as error:
+        raise _no_room(error, place, "say what became of the kept store") from error
 
 
 def _write(place: Path, manifest: dict[str, Any]) -> None:
@@ -179,12 +201,17 @@ def _sync_file(path: Path) -> None:
 
 
 def _refused(error: OSError, place: Path) -> Exception:
-    """A full disk and a file system without links are no damage; anything else is."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return StoreFull("there is no room to keep the store", cause=str(error), cure=f"free some space under {place.parent}")
+    """A file system without links is no damage."""
     if error.errno in _NO_LINKS:
         return NoSpace(
             f"the store cannot be kept in {place}", cause=f"the file system makes no hard links ({error})",
             cure="put the data directory on ext4 or xfs, or give this branch up: zmqha resync --discard-own",
         )  # fmt: skip
+    return _no_room(error, place, "keep the store")
+
+
+def _no_room(error: OSError, place: Path, what: str) -> Exception:
+    """A full disk is no damage; anything else is."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return StoreFull(f"there is no room to {what}", cause=str(error), cure=f"free some space under {place.parent}")
     return error

@@ -9,7 +9,7 @@ import errno
 import os
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -28,6 +28,7 @@ from zmqha.core.work import CursorRow, DestinationRow, ProducerRow, Stored, Stor
 from zmqha.errors import StoreDamaged, StoreFull
 from zmqha.store import records
 from zmqha.store.absence import Absence
+from zmqha.store.alive import nobody_waits, rows
 from zmqha.store.census import Census
 from zmqha.store.crash import crash_point
 from zmqha.store.node_state import sync_directory
@@ -217,7 +218,7 @@ class LmdbStore:
 
     # --- reading ------------------------------------------------------------------------------------------------------------
 
-    def image(self, node: str = "") -> StoreImage:
+    def image(self, node: str = "", alive: Callable[[], None] = nobody_waits) -> StoreImage:
         """Everything the messaging core keeps in memory. Rows of producers idle for too long are left out, and the commits that
         follow delete them, a few each. ``node`` reads it to serve: what another one wrote, that one holds."""
         if self._state is None:
@@ -231,7 +232,7 @@ class LmdbStore:
         last, past = 0, NO_PAST
         self._idle = {}
         with self._env.begin(buffers=True) as txn:
-            for key, raw in txn.cursor(db=self._state):
+            for key, raw in rows(txn.cursor(db=self._state), alive):
                 kind = bytes(key[:1])
                 if kind == records.DESTINATION:
                     destinations.append(records.read_destination(raw))
@@ -249,7 +250,7 @@ class LmdbStore:
                         producers.append(ProducerRow(producer, destination, sequence))
                     elif len(self._idle) < IDLE_ROWS_MAX:
                         self._idle[bytes(key)] = None
-            for key, raw in txn.cursor(db=self._log):
+            for key, raw in rows(txn.cursor(db=self._log), alive):
                 last = records.log_number(key)
                 log += records.read_log_head(last, raw)
         reports.sort(key=lambda report: report.number)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import NoReturn, Protocol
 
 from zmqha.core import lmdb_page, page_sums, shipment
+from zmqha.core.limits import MIB
 from zmqha.core.lmdb_page import Meta
 from zmqha.core.page_sums import Runs, Units
 from zmqha.core.position import Epoch, Position
@@ -27,6 +28,7 @@ from zmqha.store.crash import crash_point
 STORE_FILE = "store.mdb"
 LOCK_FILE = "store.mdb-lock"
 LOCK_BYTES = 8192  # 126 readers; more than are ever asked for
+FLUSH_EVERY_BYTES = 64 * MIB  # by whoever writes much, so the last flush is short and memory does not fill with unwritten pages
 _BUFFERS_MAX = 1000  # per pwritev, and one page more; the kernel's limit is 1024
 
 

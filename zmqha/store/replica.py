@@ -14,6 +14,7 @@ the database and ``PageReader.recompute``; only a new copy makes it a replica ag
 
 import threading
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 
 from zmqha.core import lmdb_page, shipment
@@ -23,6 +24,7 @@ from zmqha.core.position import NOWHERE, Position
 from zmqha.core.shipment import Chunk, Shipment
 from zmqha.errors import ProtocolError, StoreDamaged
 from zmqha.store import delta, journal_record
+from zmqha.store.alive import nobody_waits
 from zmqha.store.census import Census
 from zmqha.store.crash import crash_point
 from zmqha.store.journal import SEGMENT_BYTES, Journal, Recovered
@@ -56,13 +58,15 @@ class Replica:
         self.differs_at: Position | None = None  # the first transaction after which this copy is not what the active says
 
     @classmethod
-    def open(cls, directory: Path, segment_bytes: int = SEGMENT_BYTES) -> "Replica | None":
+    def open(
+        cls, directory: Path, segment_bytes: int = SEGMENT_BYTES, alive: Callable[[], None] = nobody_waits
+    ) -> "Replica | None":
         """Recover: finish a delta, replay the journal, write both meta pages, flush. None if there is neither store nor journal.
 
         An unfinished copy stays for the next attempt. Raises StoreDamaged if store and journal do not belong together or cannot be
         read: then only a copy helps.
         """
-        delta.finish(directory, segment_bytes)
+        delta.finish(directory, segment_bytes, alive)
         journal = Journal(directory, segment_bytes)
         recovered = journal.recover()
         if recovered is not None and recovered.settled:
@@ -77,7 +81,7 @@ class Replica:
         else:
             replica = cls(directory, journal, recovered.base, recovered.settled and newest > recovered.position.txn)
             try:
-                replica._recover(recovered)
+                replica._recover(recovered, alive)
             except BaseException:
                 replica.close()
                 raise
@@ -256,13 +260,14 @@ class Replica:
 
     # --- baselines ------------------------------------------------------------------------------------------------------------
 
-    def _recover(self, recovered: Recovered) -> None:
+    def _recover(self, recovered: Recovered, alive: Callable[[], None]) -> None:
         if self.ahead:
             return
         if recovered.settled:
             self._ready()
             return
         for ship in recovered.shipments:
+            alive()
             _check_replay(ship, self._taken, self._meta)
             self._writer.write(ship)
             self._taken, self._meta = ship.position, ship.meta

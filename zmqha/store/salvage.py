@@ -4,7 +4,7 @@
 log, small ones together. Driven by the store thread; nobody writes the file meanwhile.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from zmqha.core.branch import (
@@ -23,13 +23,15 @@ from zmqha.core.branch import (
 from zmqha.core.message import cut, stored_head
 from zmqha.core.work import CursorRow, DestinationRow, Stored
 from zmqha.store import lmdb_store, records
+from zmqha.store.alive import nobody_waits, rows
 
 
 class Branch:
     """An open one. ``common_txn`` is the last transaction that both sides hold."""
 
-    def __init__(self, path: Path, common_txn: int) -> None:
+    def __init__(self, path: Path, common_txn: int, alive: Callable[[], None] = nobody_waits) -> None:
         self._common_txn = common_txn
+        self._alive = alive
         self._env = lmdb_store.open_reading(path)
         self._log = self._env.open_db(b"log", create=False)
         state = self._env.open_db(b"state", create=False)
@@ -37,7 +39,7 @@ class Branch:
         self._names: dict[int, DestinationRow] = {}
         self._cursors: dict[int, CursorRow] = {}
         past = NO_PAST
-        for key, raw in self._txn.cursor(db=state):
+        for key, raw in rows(self._txn.cursor(db=state), alive):
             kind = bytes(key[:1])
             if kind == records.DESTINATION:
                 row = records.read_destination(raw)
@@ -85,11 +87,10 @@ class Branch:
         """(queue, log value, batch in it, from, to) of the same; of a value only the head is read."""
         queues = {number: (row.name, Undone(self._cursors.get(number))) for number, row in self._names.items()}
         with self._txn.cursor(db=self._log) as cursor:
-            found = cursor.set_range(records.log_key(self._past.last_value + 1))
-            while found:
-                raw = cursor.value()
-                for stored in records.read_log_head(records.log_number(cursor.key()), raw):
+            if not cursor.set_range(records.log_key(self._past.last_value + 1)):
+                return
+            for key, raw in rows(cursor, self._alive):
+                for stored in records.read_log_head(records.log_number(key), raw):
                     name, undone = queues.get(stored.destination, ("", None))
                     for start, stop in undone.of(stored) if undone is not None else ():  # None: its queue was removed
                         yield name, raw, stored, start, stop
-                found = cursor.next()

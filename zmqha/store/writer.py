@@ -105,7 +105,7 @@ class StoreThread(threading.Thread):
         self._following = Following(
             directory, segment_bytes, self.scrub, Voice(report, self._say_full, self._say_damaged, self._live)
         )
-        self._handover = Handover(directory, node_id, report)
+        self._handover = Handover(directory, node_id, report, self._live)
         self._kept_look_s = 0.0
         self._copy: CopySource | None = None
         self._position: Position | None = None  # of the store while it is closed
@@ -221,17 +221,17 @@ class StoreThread(threading.Thread):
                 crash_point("after_follow_state")
                 self._following.begin()
                 self._report(FactsSaved())
-            case StandDown(discard):
-                self._stand_down(discard)
-            case KeepBranch(common_txn, keep):
+            case StandDown():
+                self._stand_down(action)
+            case KeepBranch():
                 if (
                     self._store is None and self._position is not None
                 ):  # else served again, or damaged, in the turn that asked for it
-                    self._handover.keep(self._position, common_txn, keep=keep)
+                    self._handover.keep(self._position, action)
             case ReadBranch():
                 self._handover.read(action)
-            case SettleBranch(into):
-                self._handover.settle(into)
+            case SettleBranch():
+                self._handover.settle(action)
 
     # --- serving ------------------------------------------------------------------------------------------------------------
 
@@ -271,7 +271,7 @@ class StoreThread(threading.Thread):
             self._handover.kept.release()
             self._store = LmdbStore(self._directory, self._position, sums)
             self.scrub.watch(self._store.census)
-            image = self._store.image(self._node_id)
+            image = self._store.image(self._node_id, self._live)
         self._stop_copy()
         shipment = self._store.begin_epoch(
             action.epoch, Mode.SOLE, self._node_id, action.reason, action.outage_ms, action.peer_holds
@@ -319,7 +319,7 @@ class StoreThread(threading.Thread):
 
     # --- neither ------------------------------------------------------------------------------------------------------------
 
-    def _stand_down(self, discard: bool) -> None:
+    def _stand_down(self, action: StandDown) -> None:
         """Close everything and say what is there."""
         self._stop_copy()
         self._handover.close()
@@ -330,8 +330,7 @@ class StoreThread(threading.Thread):
         refused = self._following.stand_down()
         if refused is not None:
             log.error("store.full", extra={"fields": (("why", refused.cause or refused.what),)})
-        if discard:
-            self._handover.kept.discard()
+        if action.discard and self._handover.discard(action):
             set_store_aside(self._directory)
         self._position = None
         try:
@@ -348,12 +347,12 @@ class StoreThread(threading.Thread):
     def _inspect(self) -> Inspected:
         """Where there is no room for what the journal holds, an unfinished copy must go: it can be had again."""
         try:
-            return inspect(self._directory, self._segment_bytes, self._handover.kept.present)
+            return inspect(self._directory, self._segment_bytes, self._handover.kept.present, self._live)
         except StoreFull:
             if not (self._directory / COPY_FILE).exists():
                 raise
             (self._directory / COPY_FILE).unlink()
-            return inspect(self._directory, self._segment_bytes, self._handover.kept.present)
+            return inspect(self._directory, self._segment_bytes, self._handover.kept.present, self._live)
 
     def _say_no_room(self, error: StoreFull) -> None:
         self._report(NoRoom(f"the disk is full and the journal cannot be applied to the store ({error.cause or error.what})"))
