@@ -398,8 +398,8 @@ class Broker:
         if not self.follower.following or self.ha.step is Step.CLAIM:
             return
         self.follower.journalled(event, now_ms)
-        if event.whole:
-            self.ha.advanced(event.position)
+        if self.follower.whole:
+            self.ha.advanced(self.follower.position)
 
     def _watch_follower(self, now_ms: int) -> None:
         """T_SLOW, and a follower that fell out of its session."""

@@ -49,12 +49,12 @@ class Follower:
         self.position = NOWHERE  # durable; meaningful once whole
         self.copied_bytes = 0
         self.whole = False
+        self._copy = 0  # number of the one that has begun
         self.total_bytes = 0  # of the copy, as the source announced it
         self.way: Way | None = None  # likewise; None before it begins
         self._held = Held()
         self._rounds = 0
         self._taken_txn = 0
-        self._begins = 0  # copies handed to the store whose beginning it has not reported yet
         self._told_ms = LONG_AGO
         self._home_since_ms: int | None = None
 
@@ -97,8 +97,7 @@ class Follower:
         match message:
             case CopyBegin() if not frames:
                 self.copied_bytes, self.whole, self.position, self._rounds = 0, False, NOWHERE, 0
-                self.way = message.way
-                self._begins += 1
+                self._copy, self.way = message.copy, message.way
                 self.total_bytes = message.page_size * message.pages
                 self._actions.append(TakeCopy(message, b""))
             case CopyPages() if len(frames) == 1:
@@ -106,7 +105,7 @@ class Follower:
             case CopyRound() if not frames:
                 self._actions.append(TakeCopy(message, b""))
             case TableWanted() if not frames:
-                self._actions.append(ReadTable(message.partial))
+                self._actions.append(ReadTable(message.copy, message.partial))
             case CopyEnd() if not frames:
                 self._taken_txn = message.position.txn
                 self._actions.append(TakeCopy(message, b""))
@@ -117,9 +116,7 @@ class Follower:
 
     def journalled(self, event: Journalled, now_ms: int) -> None:
         """The store made something durable: say so at once. What it still says of a copy begun before the newest is dropped."""
-        if not event.whole and event.copied_bytes == 0 and self._begins:
-            self._begins -= 1
-        if self._begins:
+        if event.copy != self._copy:
             return
         self.copied_bytes, self._rounds = event.copied_bytes, event.rounds
         if event.whole:
@@ -132,7 +129,7 @@ class Follower:
 
     def table_part(self, event: TablePart) -> None:
         """A piece of what the own pages hold."""
-        message = Table(self._session, self._source, event.first, event.last)
+        message = Table(self._session, self._source, event.copy, event.first, event.last)
         self._actions.append(SendBulk(None, message, (event.sums,)))
 
     def tick(self, now_ms: int) -> None:
@@ -161,8 +158,6 @@ class Follower:
     def _connect(self, path: int, now_ms: int) -> None:
         self._path = path
         self._home_since_ms = None
-        if not self.whole:
-            self.copied_bytes = self._rounds = 0
         self._attempt += 1
         self._answered = False
         self._actions.append(ConnectBulk(path))
@@ -173,7 +168,7 @@ class Follower:
         position = self.position if self.whole else NOWHERE
         message: Follow | Stored
         if self._answered:
-            message = Stored(self._session, self._source, position, self.copied_bytes, self._rounds)
+            message = Stored(self._session, self._source, self._copy, position, self.copied_bytes, self._rounds, self._held)
         else:
             message = Follow(self._session, self._source, position, self._attempt, self._held)
         self._actions.append(SendBulk(None, message))

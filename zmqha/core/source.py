@@ -72,7 +72,6 @@ class Source:
         self.whole = False  # the follower has taken the whole copy
         self._session = self._follower_session = NO_SESSION  # own and the follower's, at Follow
         self._asked = (NO_SESSION, NO_SESSION, 0)  # the Follow that is being answered
-        self._held = Held()  # what it said then that it holds
         self._route: bytes | None = None
         self._window: deque[Outstanding] = deque()
         self._window_bytes = 0
@@ -113,7 +112,7 @@ class Source:
 
     def _start_copy(self, sender: bytes, asked: tuple[Session, Session, int], held: Held, now_ms: int) -> None:
         self.reset()
-        self._asked, self._route, self._held = asked, sender, held
+        self._asked, self._route = asked, sender
         self._session, self._follower_session, _ = asked
         self.phase = Phase.COPYING
         self._copy_moved_ms = now_ms
@@ -123,7 +122,8 @@ class Source:
 
     def table(self, sender: bytes, message: Table, sums: bytes) -> None:
         """A piece of what the follower's pages hold."""
-        if (message.session, message.to_session) == (self._follower_session, self._session) and sender == self._route:
+        ours = (message.session, message.to_session) == (self._follower_session, self._session) and message.copy == self._copy
+        if ours and sender == self._route:
             self._actions.append(TakeTable(self._copy, message.first, sums, message.last))
 
     def stored(self, sender: bytes, message: Stored, now_ms: int) -> None:
@@ -135,18 +135,23 @@ class Source:
         if self.phase is Phase.STREAMING:
             self._acknowledge(message.position)
         if moved and not self.whole:
-            # The old connection took parts of the copy with it. The follower may hold more by now than it said; never less.
-            self._start_copy(sender, self._asked, self._held, now_ms)
+            # The old connection took parts of the copy with it. The follower may hold more by now than it says; never less.
+            self._start_copy(sender, self._asked, message.held, now_ms)
         elif self.phase is Phase.COPYING:
-            if message.copied_bytes > self._copied_bytes:
-                self._copied_bytes = message.copied_bytes
-                self._copy_moved_ms = now_ms
-            if self._between and message.rounds == self._rounds:
-                self._between = False
-                self._actions.append(CopyOut(self._copy, begin=False, budget=0, next_round=True))
-            self._ask_for_more()
+            if message.copy == self._copy:  # else it has not heard yet that another one begins
+                self._go_on(message, now_ms)
         elif moved:
             self._send_again(now_ms)
+
+    def _go_on(self, message: Stored, now_ms: int) -> None:
+        """So much of the running copy has arrived: hand out more."""
+        if message.copied_bytes > self._copied_bytes:
+            self._copied_bytes = message.copied_bytes
+            self._copy_moved_ms = now_ms
+        if self._between and message.rounds == self._rounds:
+            self._between = False
+            self._actions.append(CopyOut(self._copy, begin=False, budget=0, next_round=True))
+        self._ask_for_more()
 
     # --- from the store -----------------------------------------------------------------------------------------------------
 
@@ -161,14 +166,14 @@ class Source:
     def table_needed(self, event: TableNeeded) -> None:
         """The store must compare."""
         if self._current(event.copy):
-            self._bulk(TableWanted(self._session, self._follower_session, event.partial))
+            self._bulk(TableWanted(self._session, self._follower_session, self._copy, event.partial))
 
     def copy_begun(self, event: CopyBegun) -> None:
         """The store pinned a snapshot and knows what is to be sent of it."""
         if self._current(event.copy):
             self._total_bytes, self.way = event.page_size * event.pages, event.way
             self._actions.append(Note("copy.begin", (("way", event.way), ("bytes", self._total_bytes))))
-            self._bulk(CopyBegin(self._session, self._follower_session, event.page_size, event.pages, event.way))
+            self._bulk(CopyBegin(self._session, self._follower_session, self._copy, event.page_size, event.pages, event.way))
 
     def copy_part(self, event: CopyPart) -> None:
         """Pages of the copy."""
