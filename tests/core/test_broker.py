@@ -12,7 +12,7 @@ from tests.sim.server import Process
 from zmqha.core.client_protocol import Admin, Command, Open, Opened, Ping, Pong, Refused, Reply, Send, Subscribe, decode, encode
 from zmqha.core.events import ClientIn, JournalFull, ShipmentRefused, StoreBeat
 from zmqha.core.message import batch_of
-from zmqha.core.peer_protocol import Standing, State
+from zmqha.core.peer_protocol import Standing, State, Way
 from zmqha.core.position import Epoch
 from zmqha.core.view import Step
 from zmqha.errors import NoSpace
@@ -195,7 +195,8 @@ def test_a_follower_without_space_comes_back_when_what_did_not_fit_does_however_
     assert broker.ha.store_full
     broker.receive(StoreBeat(2, False, 0.1, 1100, 10**9), now_ms)
     assert not broker.ha.store_full
-    broker.follower.whole, broker.follower.total_bytes = False, 5000
+    broker.follower.whole, broker.follower.total_bytes = False, 60_000
+    broker.follower.way, broker.follower.copied_bytes = Way.WHOLE, 55_000  # these stay where they are
     broker.receive(JournalFull(NoSpace("full")), now_ms)
     broker.receive(StoreBeat(3, False, 0.1, 4900, 10**9), now_ms)
     assert broker.ha.store_full

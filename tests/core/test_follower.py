@@ -19,6 +19,7 @@ from zmqha.core.peer_protocol import (
     Stored,
     Table,
     TableWanted,
+    Way,
 )
 from zmqha.core.position import NOWHERE
 from zmqha.core.timers import Timers
@@ -178,6 +179,23 @@ def test_an_unfinished_new_file_is_offered_for_the_next_attempt() -> None:
     again = said(follower)[-1]
     assert isinstance(again, Follow)
     assert again.held == Held(at(E2, 5), partial=True)
+
+
+def test_a_new_file_that_did_not_fit_needs_room_for_its_rest_and_a_delta_for_twice_its_size() -> None:
+    follower = following()
+    follower.hear(CopyBegin(THEIRS, MINE, 1, 4096, 10, Way.REST), (), 1)
+    follower.journalled(Journalled(1, NOWHERE, 7 * 4096, False), 2)
+    assert follower.missing_bytes == 3 * 4096
+    follower.journalled(Journalled(1, at(E2, 8), 10 * 4096, False, 1), 3)
+    follower.journalled(Journalled(1, at(E2, 8), 14 * 4096, False, 1), 4)
+    assert follower.missing_bytes == 2 * 4 * 4096  # of the next round, which is a delta
+    follower.hear(CopyBegin(THEIRS, MINE, 2, 4096, 10, Way.DELTA), (), 5)
+    follower.journalled(Journalled(2, NOWHERE, 7 * 4096, False), 6)
+    assert follower.missing_bytes == 2 * 10 * 4096  # what has come of it is deleted
+    follower.journalled(Journalled(2, NOWHERE, 10 * 4096, False), 7)
+    assert follower.missing_bytes == 10 * 4096  # it lies there whole, and is yet to be laid over the store
+    follower.journalled(Journalled(2, at(E2, 9), 10 * 4096, True, 1), 8)
+    assert follower.missing_bytes == 0
 
 
 def test_a_table_is_read_when_it_is_wanted_and_sent_in_pieces() -> None:

@@ -178,7 +178,7 @@ class Broker:
                 self.ha.damaged(why)
             case JournalFull():
                 self.ha.store_full = True
-                self.space.missed(0 if self.follower.whole else self.follower.total_bytes)
+                self.space.missed(self.follower.missing_bytes)
                 self.ha.give_up_copy("this server's disk is full")
             case _:
                 raise AssertionError(event)

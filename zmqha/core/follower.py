@@ -54,6 +54,7 @@ class Follower:
         self.way: Way | None = None  # likewise; None before it begins
         self._held = Held()
         self._rounds = 0
+        self._adopted_bytes = 0  # of copied_bytes, in these rounds
         self._taken_txn = 0
         self._told_ms = LONG_AGO
         self._home_since_ms: int | None = None
@@ -69,6 +70,22 @@ class Follower:
         if self.whole:
             return 1.0
         return min(0.99, self.copied_bytes / self.total_bytes) if self.total_bytes else 0.0
+
+    @property
+    def missing_bytes(self) -> int:
+        """Disk that must be free before a copy that ran out of it is worth another attempt; 0: whatever the reserve is.
+
+        An unfinished new file stays where it is, and only the rest of it comes. A delta is written twice: as a file of its own, then
+        over the store, which may grow by all of it; an unfinished one is deleted, so it needs its room again.
+        """
+        if self.whole:
+            return 0
+        if self._rounds:  # this round is a delta of unknown size, at least what has come of it
+            return 2 * (self.copied_bytes - self._adopted_bytes)
+        missing = max(0, self.total_bytes - self.copied_bytes)
+        if self.way is not Way.DELTA:
+            return missing
+        return 2 * self.total_bytes if missing else self.total_bytes
 
     def take_actions(self) -> list[Action]:
         """Ordered work, handed over once."""
@@ -96,7 +113,7 @@ class Follower:
         self._answered = True
         match message:
             case CopyBegin() if not frames:
-                self.copied_bytes, self.whole, self.position, self._rounds = 0, False, NOWHERE, 0
+                self.copied_bytes, self.whole, self.position, self._rounds, self._adopted_bytes = 0, False, NOWHERE, 0, 0
                 self._copy, self.way = message.copy, message.way
                 self.total_bytes = message.page_size * message.pages
                 self._actions.append(TakeCopy(message, b""))
@@ -118,6 +135,8 @@ class Follower:
         """The store made something durable: say so at once. What it still says of a copy begun before the newest is dropped."""
         if event.copy != self._copy:
             return
+        if event.rounds > self._rounds:
+            self._adopted_bytes = event.copied_bytes
         self.copied_bytes, self._rounds = event.copied_bytes, event.rounds
         if event.whole:
             self.whole, self.position = True, event.position
