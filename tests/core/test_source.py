@@ -2,8 +2,9 @@
 
 from tests.core.ha_rig import E2, at
 from zmqha.core import limits
-from zmqha.core.actions import CopyOut, SendBulk, StopCopy, TakeTable
+from zmqha.core.actions import CopyOut, Note, SendBulk, StopCopy, TakeTable
 from zmqha.core.events import CopyBegun, CopyDone, CopyPart, RoundDone, TableNeeded
+from zmqha.core.pace import PAUSE_MS
 from zmqha.core.peer_protocol import (
     CopyBegin,
     CopyEnd,
@@ -33,8 +34,8 @@ def stored(position: Position, copied: int = 0, session: Session = THEIRS, copy:
     return Stored(session, MINE, copy, position, copied, held=Held(partial=copied > 0))
 
 
-def ship(txn: int) -> Shipment:
-    return Shipment(at(E2, txn), txn - 1, 4096, b"", 0, [], [], b"head", b"pages")
+def ship(txn: int, pages: int = 0) -> Shipment:
+    return Shipment(at(E2, txn), txn - 1, 4096, b"", 0, [(2, pages)] if pages else [], [], b"head", b"pages")
 
 
 def streaming() -> Source:
@@ -231,3 +232,40 @@ def test_the_next_round_waits_until_the_follower_has_made_the_last_one_its_store
     source.stored(b"r1", Stored(THEIRS, MINE, 1, NOWHERE, 8192, 1), 30)
     assert len([action for action in source.take_actions() if isinstance(action, CopyOut) and action.next_round]) == 1
     assert not source.in_sync
+
+
+def copies_in_rounds(count: int, part_bytes: int = 8192) -> Source:
+    """A source that has copied so many rounds of one part each; the next one is ordered."""
+    source = Source()
+    source.follow(b"r1", follow(), 0)
+    source.copy_begun(CopyBegun(1, 4096, 2))
+    for done in range(1, count + 1):
+        source.copy_part(CopyPart(1, ((2, 2),), bytes(part_bytes), 0))
+        source.round_done(RoundDone(1, at(E2, 9), b"meta"))
+        source.stored(b"r1", Stored(THEIRS, MINE, 1, NOWHERE, done * part_bytes, done), 10)
+    return source
+
+
+def test_commits_are_spaced_while_what_they_write_outruns_the_copy_and_no_longer() -> None:
+    part = limits.COPY_TAIL_BYTES_MAX + 4096
+    source = copies_in_rounds(2, part)
+    assert Note("copy.pace", (("rounds", 2), ("pause_ms", PAUSE_MS))) in source.take_actions()
+    assert source.pause_ms == 0
+    source.committed(ship(10, pages=part // 4096), 20)
+    assert source.pause_ms == PAUSE_MS
+    source.copy_part(CopyPart(1, ((2, 2),), bytes(2 * part), 0))
+    source.stored(b"r1", Stored(THEIRS, MINE, 1, NOWHERE, 4 * part, 2), 30)
+    assert source.pause_ms == 0
+    source.committed(ship(11, pages=part // 4096), 40)
+    assert source.pause_ms == PAUSE_MS
+    source.copy_done(CopyDone(1, at(E2, 11), b"meta"))
+    assert source.pause_ms == 0
+
+
+def test_a_copy_that_does_not_end_is_given_up() -> None:
+    source = copies_in_rounds(limits.COPY_ROUNDS_MAX)
+    assert not source.endless
+    source = copies_in_rounds(limits.COPY_ROUNDS_MAX + 1)
+    assert source.endless
+    source.reset()
+    assert not source.endless

@@ -7,7 +7,8 @@
       +------- the follower falls to WAITING, is too slow, its session ends
 
 What has to be copied is found out by the store (``store.copy_source``), from what the follower says it holds. A copy goes in rounds:
-after each the follower has a complete store again, and only then the next one, shorter, begins; so commits never wait for a copy.
+after each the follower has a complete store again, and only then the next one, shorter, begins; so commits do not wait for a copy.
+Where rounds do not get shorter commits are spaced (``core.pace``), and a copy that does not end even so is given up.
 
 The window is bounded (limits.WINDOW_*, and COPY_BACKLOG_* while a copy is being closed): above it no commit is started, so memory is
 bounded by the follower's pace or, after ``slow_ms``, by dropping the follower. Shipments stay here until acknowledged, because a socket
@@ -22,6 +23,7 @@ from zmqha.core import limits
 from zmqha.core.actions import Action, CopyOut, Note, SendBulk, StopCopy, TakeTable
 from zmqha.core.contact import LONG_AGO
 from zmqha.core.events import CopyBegun, CopyDone, CopyPart, RoundDone, TableNeeded
+from zmqha.core.pace import Pace
 from zmqha.core.peer_protocol import (
     NO_SESSION,
     Bulk,
@@ -80,6 +82,7 @@ class Source:
         self._copy_end = NOWHERE
         self.way: Way | None = None  # of the copy; None before it begins
         self._rounds = 0  # handed out completely
+        self._pace = Pace()
         self._between = False  # the next one waits until the follower has made the last one its store
 
     def reset(self) -> None:
@@ -150,6 +153,7 @@ class Source:
             self._copy_moved_ms = now_ms
         if self._between and message.rounds == self._rounds:
             self._between = False
+            self._pace.next_round(self._sent_bytes)
             self._actions.append(CopyOut(self._copy, begin=False, budget=0, next_round=True))
         self._ask_for_more()
 
@@ -157,6 +161,8 @@ class Source:
 
     def committed(self, shipment: Shipment, now_ms: int) -> None:
         """A commit of ours: ship it, unless a running copy will include it."""
+        if self.phase is Phase.COPYING:
+            self._pace.wrote(shipment.page_bytes)
         if self.phase is not Phase.STREAMING:
             return
         self._window.append(Outstanding(shipment, now_ms))
@@ -186,6 +192,9 @@ class Source:
         if self._current(event.copy):
             self._rounds += 1
             self._between = True
+            if self._pace.round_done(self._sent_bytes):
+                fields = (("rounds", self._rounds), ("pause_ms", self._pace.slowest_ms))
+                self._actions.append(Note("copy.pace", fields))
             self._bulk(CopyRound(self._session, self._follower_session, event.position, event.meta, self._sent_bytes))
 
     def copy_done(self, event: CopyDone) -> None:
@@ -206,6 +215,16 @@ class Source:
         if self.whole:
             return len(self._window) < limits.WINDOW_SHIPMENTS and self._window_bytes < limits.WINDOW_BYTES
         return len(self._window) < limits.COPY_BACKLOG_SHIPMENTS and self._window_bytes < limits.COPY_BACKLOG_BYTES
+
+    @property
+    def pause_ms(self) -> int:
+        """Time from one commit to the next: 0, unless a copy would not end otherwise."""
+        return self._pace.pause_ms(self._copied_bytes) if self.phase is Phase.COPYING else 0
+
+    @property
+    def endless(self) -> bool:
+        """The copy has taken so many rounds that it is to be given up."""
+        return self.phase is Phase.COPYING and self._rounds > limits.COPY_ROUNDS_MAX
 
     @property
     def in_sync(self) -> bool:

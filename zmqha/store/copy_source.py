@@ -101,10 +101,10 @@ class CopySource:
                 self._waits = True
                 yield [RoundDone(self.copy, self._position, self._meta.body)]
             runs = self._move_pin()
-            # A round that stays long (a busy store) is accepted longer each time, so the copy ends whatever the load is.
             if _count(runs) * self._psize <= tail_bytes:
                 break
-            tail_bytes *= 2
+            # A round that stays long (a busy store) is accepted longer each time; above the limit ``core.pace`` sees to its end.
+            tail_bytes = min(2 * tail_bytes, limits.COPY_TAIL_BYTES_MAX)
         parts: list[CopyEvent] = [self._part(frame) for frame in _frames(runs, self._psize)]
         yield [*parts, CopyDone(self.copy, self._position, self._meta.body)]
 
