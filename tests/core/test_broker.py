@@ -12,8 +12,9 @@ from tests.sim.server import Process
 from zmqha.core.client_protocol import Admin, Command, Open, Opened, Ping, Pong, Refused, Reply, Send, Subscribe, decode, encode
 from zmqha.core.events import ClientIn, JournalFull, ShipmentRefused, StoreBeat
 from zmqha.core.message import batch_of
-from zmqha.core.peer_protocol import Standing, State
+from zmqha.core.peer_protocol import Standing, State, Way
 from zmqha.core.position import Epoch
+from zmqha.core.source import Source
 from zmqha.core.view import Step
 from zmqha.errors import NoSpace
 
@@ -106,6 +107,28 @@ def test_a_slow_peer_is_dropped_by_agreement_and_taken_back() -> None:
     cluster.run_until(cluster.checkers.in_sync, 20_000, "and taken back")
 
 
+def test_a_follower_whose_copy_does_not_end_is_let_go_and_taken_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = pair()
+    with monkeypatch.context() as patch:
+        patch.setattr(Source, "endless", True)
+        cluster.run_until(lambda: process(cluster, "a").broker.ha.state is State.STANDALONE, 4000, "it is let go")
+    cluster.run_until(cluster.checkers.in_sync, 20_000, "and taken back")
+
+
+def test_commits_keep_the_pace_of_the_copy(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = pair()
+    broker = process(cluster, "a").broker
+
+    def commits() -> int:
+        before = broker._committed_txn
+        cluster.run(2000)
+        return broker._committed_txn - before
+
+    assert commits() > 10
+    monkeypatch.setattr(Source, "pause_ms", 400)
+    assert 4 <= commits() <= 6
+
+
 def test_work_that_was_not_confirmed_is_confirmed_once_by_the_next_active() -> None:
     cluster = pair()
     cluster.run(500)
@@ -195,7 +218,8 @@ def test_a_follower_without_space_comes_back_when_what_did_not_fit_does_however_
     assert broker.ha.store_full
     broker.receive(StoreBeat(2, False, 0.1, 1100, 10**9), now_ms)
     assert not broker.ha.store_full
-    broker.follower.whole, broker.follower.total_bytes = False, 5000
+    broker.follower.whole, broker.follower.total_bytes = False, 60_000
+    broker.follower.way, broker.follower.copied_bytes = Way.WHOLE, 55_000  # these stay where they are
     broker.receive(JournalFull(NoSpace("full")), now_ms)
     broker.receive(StoreBeat(3, False, 0.1, 4900, 10**9), now_ms)
     assert broker.ha.store_full

@@ -19,6 +19,7 @@ from zmqha.core.peer_protocol import (
     Stored,
     Table,
     TableWanted,
+    Way,
 )
 from zmqha.core.position import NOWHERE
 from zmqha.core.timers import Timers
@@ -36,11 +37,11 @@ def following() -> Follower:
 def whole() -> Follower:
     """It has the copy, up to transaction 9."""
     follower = following()
-    follower.hear(CopyBegin(THEIRS, MINE, 4096, 2), (), 1)
-    follower.journalled(Journalled(NOWHERE, 0, False), 1)
+    follower.hear(CopyBegin(THEIRS, MINE, 1, 4096, 2), (), 1)
+    follower.journalled(Journalled(1, NOWHERE, 0, False), 1)
     follower.hear(CopyPages(THEIRS, MINE, ((2, 2),), 0), (bytes(8192),), 2)
     follower.hear(CopyEnd(THEIRS, MINE, at(E2, 9), b"meta", 8192), (), 3)
-    follower.journalled(Journalled(at(E2, 9), 8192, True), 4)
+    follower.journalled(Journalled(1, at(E2, 9), 8192, True), 4)
     follower.take_actions()
     return follower
 
@@ -62,7 +63,7 @@ def test_it_asks_quickly_until_something_comes_and_then_tells_every_heartbeat() 
     follower.take_actions()
     follower.tick(60)
     assert len(said(follower)) == 1
-    follower.hear(CopyBegin(THEIRS, MINE, 4096, 2), (), 70)
+    follower.hear(CopyBegin(THEIRS, MINE, 1, 4096, 2), (), 70)
     follower.tick(120)
     assert said(follower) == []
 
@@ -72,7 +73,7 @@ def test_pages_go_to_the_store_and_only_what_is_durable_is_acknowledged() -> Non
     follower.hear(Piece(THEIRS, MINE, at(E2, 10), 0, 1), (b"head", b"pages"), 10)
     actions = follower.take_actions()
     assert [type(action) for action in actions] == [Journal]
-    follower.journalled(Journalled(at(E2, 10), 8192, True), 20)
+    follower.journalled(Journalled(1, at(E2, 10), 8192, True), 20)
     stored = said(follower)[-1]
     assert isinstance(stored, Stored)
     assert stored.position == at(E2, 10)
@@ -94,12 +95,12 @@ def test_bulk_of_another_session_is_nothing(sessions: tuple[Session, Session]) -
 
 def test_a_frame_too_many_is_a_protocol_error() -> None:
     with pytest.raises(ProtocolError):
-        following().hear(CopyBegin(THEIRS, MINE, 4096, 2), (b"?",), 1)
+        following().hear(CopyBegin(THEIRS, MINE, 1, 4096, 2), (b"?",), 1)
 
 
 def test_a_copy_that_begins_again_starts_from_nothing() -> None:
     follower = whole()
-    follower.hear(CopyBegin(THEIRS, MINE, 4096, 2), (), 10)
+    follower.hear(CopyBegin(THEIRS, MINE, 1, 4096, 2), (), 10)
     assert (follower.whole, follower.position) == (False, NOWHERE)
     assert isinstance(follower.take_actions()[0], TakeCopy)
 
@@ -129,22 +130,36 @@ def test_who_stopped_following_acknowledges_nothing() -> None:
 
 def test_what_the_store_still_says_of_an_older_copy_is_not_told() -> None:
     follower = whole()
-    follower.hear(CopyBegin(THEIRS, MINE, 4096, 2), (), 30)
-    follower.journalled(Journalled(at(E2, 9), 8192, True), 31)
+    follower.hear(CopyBegin(THEIRS, MINE, 2, 4096, 2), (), 30)
+    follower.journalled(Journalled(1, at(E2, 9), 8192, True), 31)
     assert (follower.copied_bytes, follower.whole) == (0, False)
-    follower.journalled(Journalled(NOWHERE, 0, False), 32)
-    follower.journalled(Journalled(NOWHERE, 4096, False), 33)
+    follower.journalled(Journalled(2, NOWHERE, 0, False), 32)
+    follower.journalled(Journalled(2, NOWHERE, 4096, False), 33)
     assert follower.copied_bytes == 4096
+
+
+def test_after_a_reconnect_it_tells_of_which_copy_it_counts_and_what_it_holds() -> None:
+    """The table for the next copy is wanted already; the store still writes pages of the one before."""
+    follower = following()
+    follower.hear(CopyBegin(THEIRS, MINE, 1, 4096, 2), (), 1)
+    follower.journalled(Journalled(1, NOWHERE, 4096, False), 2)
+    follower._connect(1, 3)
+    follower.hear(TableWanted(THEIRS, MINE, 2, True), (), 4)
+    follower.journalled(Journalled(1, NOWHERE, 8192, False), 5)
+    assert said(follower)[-1] == Stored(MINE, THEIRS, 1, NOWHERE, 8192, 0, Held(at(E2, 5), partial=True))
+    follower.hear(CopyBegin(THEIRS, MINE, 2, 4096, 2), (), 6)
+    follower.tick(1000)
+    assert said(follower)[-1] == Stored(MINE, THEIRS, 2, NOWHERE, 0, 0, Held(at(E2, 5), partial=True))
 
 
 def test_it_says_what_it_holds_and_after_a_round_that_it_holds_more() -> None:
     follower = following()
     assert [message.held for message in said(follower) if isinstance(message, Follow)] == [Held(at(E2, 5))]
-    follower.hear(CopyBegin(THEIRS, MINE, 4096, 2), (), 1)
-    follower.journalled(Journalled(NOWHERE, 0, False), 1)
+    follower.hear(CopyBegin(THEIRS, MINE, 1, 4096, 2), (), 1)
+    follower.journalled(Journalled(1, NOWHERE, 0, False), 1)
     follower.hear(CopyPages(THEIRS, MINE, ((2, 2),), 0), (bytes(8192),), 2)
     follower.hear(CopyRound(THEIRS, MINE, at(E2, 8), b"meta", 8192), (), 3)
-    follower.journalled(Journalled(at(E2, 8), 8192, False, 1), 4)
+    follower.journalled(Journalled(1, at(E2, 8), 8192, False, 1), 4)
     stored = said(follower)[-1]
     assert isinstance(stored, Stored)
     assert (stored.position, stored.rounds) == (NOWHERE, 1)  # not a place in the stream
@@ -156,9 +171,9 @@ def test_it_says_what_it_holds_and_after_a_round_that_it_holds_more() -> None:
 
 def test_an_unfinished_new_file_is_offered_for_the_next_attempt() -> None:
     follower = following()
-    follower.hear(CopyBegin(THEIRS, MINE, 4096, 2), (), 1)
-    follower.journalled(Journalled(NOWHERE, 0, False), 1)
-    follower.journalled(Journalled(NOWHERE, 4096, False), 2)
+    follower.hear(CopyBegin(THEIRS, MINE, 1, 4096, 2), (), 1)
+    follower.journalled(Journalled(1, NOWHERE, 0, False), 1)
+    follower.journalled(Journalled(1, NOWHERE, 4096, False), 2)
     follower.take_actions()
     follower._connect(1, 3)
     again = said(follower)[-1]
@@ -166,10 +181,27 @@ def test_an_unfinished_new_file_is_offered_for_the_next_attempt() -> None:
     assert again.held == Held(at(E2, 5), partial=True)
 
 
+def test_a_new_file_that_did_not_fit_needs_room_for_its_rest_and_a_delta_for_twice_its_size() -> None:
+    follower = following()
+    follower.hear(CopyBegin(THEIRS, MINE, 1, 4096, 10, Way.REST), (), 1)
+    follower.journalled(Journalled(1, NOWHERE, 7 * 4096, False), 2)
+    assert follower.missing_bytes == 3 * 4096
+    follower.journalled(Journalled(1, at(E2, 8), 10 * 4096, False, 1), 3)
+    follower.journalled(Journalled(1, at(E2, 8), 14 * 4096, False, 1), 4)
+    assert follower.missing_bytes == 2 * 4 * 4096  # of the next round, which is a delta
+    follower.hear(CopyBegin(THEIRS, MINE, 2, 4096, 10, Way.DELTA), (), 5)
+    follower.journalled(Journalled(2, NOWHERE, 7 * 4096, False), 6)
+    assert follower.missing_bytes == 2 * 10 * 4096  # what has come of it is deleted
+    follower.journalled(Journalled(2, NOWHERE, 10 * 4096, False), 7)
+    assert follower.missing_bytes == 10 * 4096  # it lies there whole, and is yet to be laid over the store
+    follower.journalled(Journalled(2, at(E2, 9), 10 * 4096, True, 1), 8)
+    assert follower.missing_bytes == 0
+
+
 def test_a_table_is_read_when_it_is_wanted_and_sent_in_pieces() -> None:
     follower = following()
     follower.take_actions()
-    follower.hear(TableWanted(THEIRS, MINE, False), (), 1)
-    assert follower.take_actions() == [ReadTable(False)]
-    follower.table_part(TablePart(0, b"\1" * 8, True))
-    assert follower.take_actions() == [SendBulk(None, Table(MINE, THEIRS, 0, True), (b"\1" * 8,))]
+    follower.hear(TableWanted(THEIRS, MINE, 1, False), (), 1)
+    assert follower.take_actions() == [ReadTable(1, False)]
+    follower.table_part(TablePart(1, 0, b"\1" * 8, True))
+    assert follower.take_actions() == [SendBulk(None, Table(MINE, THEIRS, 1, 0, True), (b"\1" * 8,))]

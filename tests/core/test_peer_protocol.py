@@ -8,7 +8,7 @@ from zmqha.core.position import Epoch, Position
 from zmqha.errors import ProtocolError
 
 ECHO = Echo(Session(7, 1), Session(9, 1), 4, 12345)
-STORED = Stored(Session(7, 1), NO_SESSION, Position(Epoch(3, 1 << 63), 9, b"\1" * 32), 77)
+STORED = Stored(Session(7, 1), NO_SESSION, 1, Position(Epoch(3, 1 << 63), 9, b"\1" * 32), 77)
 
 
 def test_a_message_comes_out_as_it_went_in() -> None:

@@ -2,8 +2,9 @@
 
 from tests.core.ha_rig import E2, at
 from zmqha.core import limits
-from zmqha.core.actions import CopyOut, SendBulk, StopCopy, TakeTable
+from zmqha.core.actions import CopyOut, Note, SendBulk, StopCopy, TakeTable
 from zmqha.core.events import CopyBegun, CopyDone, CopyPart, RoundDone, TableNeeded
+from zmqha.core.pace import PAUSE_MS
 from zmqha.core.peer_protocol import (
     CopyBegin,
     CopyEnd,
@@ -29,12 +30,12 @@ def follow(position: Position = NOWHERE, attempt: int = 1) -> Follow:
     return Follow(THEIRS, MINE, position, attempt)
 
 
-def stored(position: Position, copied: int = 0, session: Session = THEIRS) -> Stored:
-    return Stored(session, MINE, position, copied)
+def stored(position: Position, copied: int = 0, session: Session = THEIRS, copy: int = 1) -> Stored:
+    return Stored(session, MINE, copy, position, copied, held=Held(partial=copied > 0))
 
 
-def ship(txn: int) -> Shipment:
-    return Shipment(at(E2, txn), txn - 1, 4096, b"", 0, [], [], b"head", b"pages")
+def ship(txn: int, pages: int = 0) -> Shipment:
+    return Shipment(at(E2, txn), txn - 1, 4096, b"", 0, [(2, pages)] if pages else [], [], b"head", b"pages")
 
 
 def streaming() -> Source:
@@ -129,12 +130,37 @@ def test_what_is_not_acknowledged_is_sent_again_over_a_new_connection() -> None:
     assert [message.position.txn for message in again if isinstance(message, Piece)] == [11]
 
 
-def test_a_copy_whose_connection_moved_begins_again() -> None:
+def copies(source: Source) -> list[CopyOut]:
+    return [action for action in source.take_actions() if isinstance(action, CopyOut)]
+
+
+def test_a_copy_whose_connection_moved_begins_again_on_top_of_what_has_come() -> None:
     source = Source()
     source.follow(b"r1", follow(), 0)
     source.take_actions()
-    source.stored(b"r2", stored(NOWHERE, 4096), 10)
-    assert [type(action) for action in source.take_actions()] == [StopCopy, CopyOut]
+    much = 50 * limits.COPY_WINDOW_BYTES
+    source.stored(b"r2", stored(NOWHERE, much), 10)
+    stop, begin = source.take_actions()
+    assert stop == StopCopy()
+    assert begin == CopyOut(2, begin=True, budget=limits.COPY_WINDOW_BYTES, held=Held(partial=True))
+    source.stored(b"r2", stored(NOWHERE, much), 20)
+    assert copies(source) == []  # the follower does not know yet that another copy begins: that much of it was never sent
+    source.copy_begun(CopyBegun(2, 4096, 9000, Way.REST))
+    source.stored(b"r2", stored(NOWHERE, 0, copy=2), 30)
+    assert copies(source) == []
+    source.stored(b"r2", stored(NOWHERE, limits.MIB, copy=2), 40)
+    assert copies(source) == [CopyOut(2, begin=False, budget=limits.MIB)]
+
+
+def test_a_round_of_the_copy_before_is_none_of_this_one() -> None:
+    source = Source()
+    source.follow(b"r1", follow(), 0)
+    source.stored(b"r2", stored(NOWHERE), 10)
+    source.copy_begun(CopyBegun(2, 4096, 2))
+    source.round_done(RoundDone(2, at(E2, 9), b"meta"))
+    source.take_actions()
+    source.stored(b"r2", Stored(THEIRS, MINE, 1, NOWHERE, 8192, 1), 20)
+    assert copies(source) == []
 
 
 def test_the_window_is_bounded_and_its_age_is_known() -> None:
@@ -183,12 +209,13 @@ def test_what_the_follower_holds_goes_to_the_store_and_its_table_when_the_store_
     assert isinstance(begin, CopyOut)
     assert begin.held == Held(at(E2, 5))
     source.table_needed(TableNeeded(begin.copy, False))
-    assert sent(source) == [TableWanted(MINE, THEIRS, False)]
-    source.table(b"r1", Table(THEIRS, MINE, 0, True), b"12345678")
-    source.table(b"r2", Table(THEIRS, MINE, 0, True), b"of an older connection")
+    assert sent(source) == [TableWanted(MINE, THEIRS, 1, False)]
+    source.table(b"r1", Table(THEIRS, MINE, 1, 0, True), b"12345678")
+    source.table(b"r2", Table(THEIRS, MINE, 1, 0, True), b"of an older connection")
+    source.table(b"r1", Table(THEIRS, MINE, 7, 0, True), b"for another copy")
     assert source.take_actions() == [TakeTable(begin.copy, 0, b"12345678", True)]
     source.copy_begun(CopyBegun(begin.copy, 4096, 2, Way.DELTA))
-    assert sent(source) == [CopyBegin(MINE, THEIRS, 4096, 2, Way.DELTA)]
+    assert sent(source) == [CopyBegin(MINE, THEIRS, 1, 4096, 2, Way.DELTA)]
 
 
 def test_the_next_round_waits_until_the_follower_has_made_the_last_one_its_store() -> None:
@@ -201,7 +228,44 @@ def test_the_next_round_waits_until_the_follower_has_made_the_last_one_its_store
     source.stored(b"r1", stored(NOWHERE, 8192), 10)
     assert not [action for action in source.take_actions() if isinstance(action, CopyOut) and action.next_round]
     assert source.overdue_ms(99_999) == 0  # taking it may be long; a follower that hangs ends itself
-    source.stored(b"r1", Stored(THEIRS, MINE, NOWHERE, 8192, 1), 20)
-    source.stored(b"r1", Stored(THEIRS, MINE, NOWHERE, 8192, 1), 30)
+    source.stored(b"r1", Stored(THEIRS, MINE, 1, NOWHERE, 8192, 1), 20)
+    source.stored(b"r1", Stored(THEIRS, MINE, 1, NOWHERE, 8192, 1), 30)
     assert len([action for action in source.take_actions() if isinstance(action, CopyOut) and action.next_round]) == 1
     assert not source.in_sync
+
+
+def copies_in_rounds(count: int, part_bytes: int = 8192) -> Source:
+    """A source that has copied so many rounds of one part each; the next one is ordered."""
+    source = Source()
+    source.follow(b"r1", follow(), 0)
+    source.copy_begun(CopyBegun(1, 4096, 2))
+    for done in range(1, count + 1):
+        source.copy_part(CopyPart(1, ((2, 2),), bytes(part_bytes), 0))
+        source.round_done(RoundDone(1, at(E2, 9), b"meta"))
+        source.stored(b"r1", Stored(THEIRS, MINE, 1, NOWHERE, done * part_bytes, done), 10)
+    return source
+
+
+def test_commits_are_spaced_while_what_they_write_outruns_the_copy_and_no_longer() -> None:
+    part = limits.COPY_TAIL_BYTES_MAX + 4096
+    source = copies_in_rounds(2, part)
+    assert Note("copy.pace", (("rounds", 2), ("pause_ms", PAUSE_MS))) in source.take_actions()
+    assert source.pause_ms == 0
+    source.committed(ship(10, pages=part // 4096), 20)
+    assert source.pause_ms == PAUSE_MS
+    source.copy_part(CopyPart(1, ((2, 2),), bytes(2 * part), 0))
+    source.stored(b"r1", Stored(THEIRS, MINE, 1, NOWHERE, 4 * part, 2), 30)
+    assert source.pause_ms == 0
+    source.committed(ship(11, pages=part // 4096), 40)
+    assert source.pause_ms == PAUSE_MS
+    source.copy_done(CopyDone(1, at(E2, 11), b"meta"))
+    assert source.pause_ms == 0
+
+
+def test_a_copy_that_does_not_end_is_given_up() -> None:
+    source = copies_in_rounds(limits.COPY_ROUNDS_MAX)
+    assert not source.endless
+    source = copies_in_rounds(limits.COPY_ROUNDS_MAX + 1)
+    assert source.endless
+    source.reset()
+    assert not source.endless

@@ -131,11 +131,12 @@ def control(data: bytes) -> None:
 def bulk_frames() -> list[bytes]:
     """One of each kind."""
     messages: list[peer_protocol.Bulk] = [
-        Follow(PEER, MINE, NOWHERE, 1), Stored(PEER, MINE, BASE, 77), peer_protocol.CopyBegin(PEER, MINE, 4096, 9),
+        Follow(PEER, MINE, NOWHERE, 1), Stored(PEER, MINE, 1, BASE, 77, 2, peer_protocol.Held(BASE, False, True)),
+        peer_protocol.CopyBegin(PEER, MINE, 1, 4096, 9),
         peer_protocol.CopyPages(PEER, MINE, ((2, 3), (9, 1)), 4711), peer_protocol.CopyEnd(PEER, MINE, BASE, b"\1" * 120, 4096),
         Piece(PEER, MINE, BASE, 0, 1), peer_protocol.CopyRound(PEER, MINE, BASE, b"\1" * 120, 4096),
-        peer_protocol.TableWanted(PEER, MINE, True), peer_protocol.Table(PEER, MINE, 2, False),
-        peer_protocol.CopyBegin(PEER, MINE, 4096, 9, peer_protocol.Way.DELTA),
+        peer_protocol.TableWanted(PEER, MINE, 1, True), peer_protocol.Table(PEER, MINE, 1, 2, False),
+        peer_protocol.CopyBegin(PEER, MINE, 1, 4096, 9, peer_protocol.Way.DELTA),
     ]  # fmt: skip
     return [peer_protocol.encode(message) for message in messages]
 

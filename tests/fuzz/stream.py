@@ -78,7 +78,7 @@ def _copy(source: SourceStore) -> list[list[bytes]]:
         pages = source.reader.read_runs(some, size)
         sent += len(pages)
         parts.append([encode(CopyPages(PEER, MINE, tuple(some), xxhash.xxh3_64_intdigest(pages))), pages])
-    begin = CopyBegin(PEER, MINE, size, sent // size)
+    begin = CopyBegin(PEER, MINE, 1, size, sent // size)
     end = CopyEnd(PEER, MINE, source.position, source.meta.body, sent)
     return [[encode(begin)], *parts, [encode(end)]]
 

@@ -187,8 +187,8 @@ class StoreThread:
                 return [(sync if slow else quick, lambda: self._take_copy(action))]
             case act.Fetch():
                 return [(quick, lambda: self._fetch(action))]
-            case act.ReadTable(partial):
-                return [(quick, lambda: self._read_table(partial))]
+            case act.ReadTable():
+                return [(quick, lambda: self._read_table(action))]
             case act.TakeTable():
                 return [(0, lambda: self._take_table(action))]
             case act.CopyOut():
@@ -363,13 +363,13 @@ class StoreThread:
 
     def _follow(self) -> None:
         self._settle()
-        self._target = {"parts": None, "bytes": 0, "rounds": 0, "way": Way.WHOLE}
+        self._target = {"copy": 0, "parts": None, "bytes": 0, "rounds": 0, "way": Way.WHOLE}
         self._report(ev.FactsSaved())
 
-    def _read_table(self, partial: bool) -> None:
+    def _read_table(self, action: act.ReadTable) -> None:
         """As a toy: the chain digest stands for what all pages hold."""
-        there = self._disk.position is not None and not partial
-        self._report(ev.TablePart(0, self._disk.position.chain if there and self._disk.position else b"", True))
+        there = self._disk.position is not None and not action.partial
+        self._report(ev.TablePart(action.copy, 0, self._disk.position.chain if there and self._disk.position else b"", True))
 
     def _take_copy(self, action: act.TakeCopy) -> None:
         target, disk = self._target, self._disk
@@ -378,7 +378,7 @@ class StoreThread:
         match action.message:
             case CopyBegin():
                 self._settle()
-                target.update(parts=set(), bytes=0, rounds=0, way=action.message.way)
+                target.update(copy=action.message.copy, parts=set(), bytes=0, rounds=0, way=action.message.way)
             case CopyPages(runs=runs):
                 if target["parts"] is None:
                     self._report(ev.ShipmentRefused("pages of a copy that has not begun"))
@@ -395,7 +395,7 @@ class StoreThread:
                     target["parts"] = None
                     self.following, self._taken = True, position
         at = disk.position if (self.following or target["rounds"]) and disk.position is not None else NOWHERE
-        self._report(ev.Journalled(at, target["bytes"], self.following, target["rounds"]))
+        self._report(ev.Journalled(target["copy"], at, target["bytes"], self.following, target["rounds"]))
 
     def _adopt(self, target: dict[str, Any], position: Position, meta: bytes) -> None:
         """A round is whole: the store is what its source meant, if all parts came and what is below them is what it meant.
@@ -439,7 +439,7 @@ class StoreThread:
         assert self._taken is not None and self._target is not None
         self._disk.write(self._taken, synced=True)
         self._unflushed.clear()
-        self._report(ev.Journalled(self._taken, self._target["bytes"], True))
+        self._report(ev.Journalled(self._target["copy"], self._taken, self._target["bytes"], True))
 
     # --- merging after a divergence -----------------------------------------------------------------------------------------
 

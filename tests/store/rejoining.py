@@ -124,12 +124,12 @@ def bring_up(
         match event:
             case TableNeeded(partial=partial):
                 done.asked += 1
-                for part in target.do(ReadTable(partial)):
+                for part in target.do(ReadTable(copy, partial)):
                     assert isinstance(part, TablePart)
                     todo += source.do(TakeTable(copy, part.first, part.sums, part.last))
             case CopyBegun(page_size=psize, pages=pages, way=way):
                 done.ways.append(way)
-                take(target, CopyBegin(NO_SESSION, NO_SESSION, psize, pages, way))
+                take(target, CopyBegin(NO_SESSION, NO_SESSION, copy, psize, pages, way))
             case CopyPart(runs=runs, payload=payload, digest=digest):
                 done.sent += len(payload)
                 take(target, CopyPages(NO_SESSION, NO_SESSION, runs, digest), payload)

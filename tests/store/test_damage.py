@@ -104,7 +104,7 @@ class Pair:
         for event in self.a.events[at:]:
             match event:
                 case CopyBegun():
-                    b._do(TakeCopy(CopyBegin(NO_SESSION, NO_SESSION, event.page_size, event.pages), b""))
+                    b._do(TakeCopy(CopyBegin(NO_SESSION, NO_SESSION, 1, event.page_size, event.pages), b""))
                 case CopyPart():
                     sent += len(event.payload)
                     b._do(TakeCopy(CopyPages(NO_SESSION, NO_SESSION, event.runs, event.digest), event.payload))

@@ -98,7 +98,7 @@ def test_a_copy_that_was_given_up_stays_for_the_next_attempt_and_goes_when_this_
     thread._do(Claim(FACTS, Epoch(1, 7), "first start", 0))
     thread._do(StandDown())
     thread._do(Follow(FACTS._replace(standing=Standing.BEHIND)))
-    thread._do(TakeCopy(CopyBegin(NO_SESSION, NO_SESSION, 4096, 10), b""))
+    thread._do(TakeCopy(CopyBegin(NO_SESSION, NO_SESSION, 1, 4096, 10), b""))
     thread._do(StandDown())
     assert (tmp_path / COPY_FILE).exists() and (tmp_path / STORE_FILE).exists()
     thread._do(Claim(FACTS, Epoch(2, 7), "elected", 0))

@@ -186,7 +186,7 @@ def old_peer_frames(run: Run) -> None:
             for to in (Session(mine, 0), Session(mine - 1, 1), NO_SESSION):
                 for message in (
                     Follow(session, to, NOWHERE, 1 << 40),
-                    Stored(session, to, position, 1 << 60),
+                    Stored(session, to, 1, position, 1 << 60),
                     Piece(session, to, position, 0, 1),
                 ):
                     ask(both, zmq.DEALER, both.peer_ports[active] + 1, [peer_protocol.encode(message)], **peer)

@@ -112,6 +112,7 @@ class TakeCopy(NamedTuple):
 class ReadTable(NamedTuple):
     """Follower: say what the own pages hold (``peer_protocol.TableWanted``). Answers, a piece at a time: ``TablePart``."""
 
+    copy: int
     partial: bool
 
 

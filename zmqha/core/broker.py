@@ -106,6 +106,7 @@ class Broker:
         self.scrubbed = Scrubbed()
         self._told_epoch = NO_EPOCH  # what clients see
         self._paused_until_ms = LONG_AGO
+        self._commit_ms = LONG_AGO  # when the last one was begun
         self._ha_news = True  # something that a row may rest on has happened
         self._ha_ms = LONG_AGO
         self._actions: list[Action] = []
@@ -180,7 +181,7 @@ class Broker:
             case Damaged(why):
                 self.ha.damaged(why)
             case JournalFull():
-                self._follower_full(0 if self.follower.whole else self.follower.total_bytes)
+                self._follower_full(self.follower.missing_bytes)
             case _:
                 raise AssertionError(event)
 
@@ -340,11 +341,12 @@ class Broker:
             return
         if now_ms < self._paused_until_ms:
             return
-        while self._in_store < limits.COMMITS_IN_STORE and self.source.room:
+        while self._in_store < limits.COMMITS_IN_STORE and self.source.room and now_ms - self._commit_ms >= self.source.pause_ms:
             work = self.service.take_work(limits.COMMIT_BYTES_MAX)
             if work is None:
                 return
             self._in_store += 1
+            self._commit_ms = now_ms
             solo = ha.state is State.STANDALONE
             self._actions.append(Commit(work, ha.epoch, solo, self.source.acked.txn, self._attempt))
 
@@ -407,8 +409,8 @@ class Broker:
         if not self.follower.following or self.ha.step is Step.CLAIM:
             return
         self.follower.journalled(event, now_ms)
-        if event.whole:
-            self.ha.advanced(event.position)
+        if self.follower.whole:
+            self.ha.advanced(self.follower.position)
 
     def _watch_follower(self, now_ms: int) -> None:
         """T_SLOW, and a follower that fell out of its session."""
@@ -421,9 +423,17 @@ class Broker:
             self.source.reset()
             if lost:
                 ha.renew(now_ms)  # should it live after all, it must not take up where nobody feeds it any more (T16)
-        elif self.source.too_slow(now_ms, ha.timers.slow_ms) and self._may_drop(now_ms):
+        elif (why := self._falls_behind(now_ms)) and self._may_drop(now_ms):
             self._dropped_ms = now_ms
-            ha.drop_peer(f"nothing acknowledged for {self.source.overdue_ms(now_ms)} ms")
+            ha.drop_peer(why)
+
+    def _falls_behind(self, now_ms: int) -> str:
+        """Why the follower is to be let go; "" if it keeps up."""
+        if self.source.too_slow(now_ms, self.ha.timers.slow_ms):
+            return f"nothing acknowledged for {self.source.overdue_ms(now_ms)} ms"
+        if self.source.endless:
+            return f"more is written than can be copied to it: its copy has not ended in {limits.COPY_ROUNDS_MAX} rounds"
+        return ""
 
     def _may_drop(self, now_ms: int) -> bool:
         return self.ha.fresh(now_ms) and now_ms - self._dropped_ms > self.ha.timers.heartbeat_ms

@@ -112,11 +112,12 @@ class CommitRefused(NamedTuple):
 
 
 class Journalled(NamedTuple):
-    """Follower: durable up to ``position``; ``copied_bytes`` of the running copy are written, ``whole`` once it is complete.
+    """Follower: durable up to ``position``; ``copied_bytes`` of the copy ``copy`` are written, ``whole`` once it is complete.
 
     ``rounds`` of it are done: until it is whole ``position`` is where the store stands after the last of them.
     """
 
+    copy: int
     position: Position
     copied_bytes: int
     whole: bool
@@ -126,6 +127,7 @@ class Journalled(NamedTuple):
 class TablePart(NamedTuple):
     """Follower: sums of the own pages from page ``first`` on (``peer_protocol.Table``)."""
 
+    copy: int
     first: int
     sums: bytes
     last: bool

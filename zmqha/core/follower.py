@@ -49,12 +49,13 @@ class Follower:
         self.position = NOWHERE  # durable; meaningful once whole
         self.copied_bytes = 0
         self.whole = False
+        self._copy = 0  # number of the one that has begun
         self.total_bytes = 0  # of the copy, as the source announced it
         self.way: Way | None = None  # likewise; None before it begins
         self._held = Held()
         self._rounds = 0
+        self._adopted_bytes = 0  # of copied_bytes, in these rounds
         self._taken_txn = 0
-        self._begins = 0  # copies handed to the store whose beginning it has not reported yet
         self._told_ms = LONG_AGO
         self._home_since_ms: int | None = None
 
@@ -69,6 +70,22 @@ class Follower:
         if self.whole:
             return 1.0
         return min(0.99, self.copied_bytes / self.total_bytes) if self.total_bytes else 0.0
+
+    @property
+    def missing_bytes(self) -> int:
+        """Disk that must be free before a copy that ran out of it is worth another attempt; 0: whatever the reserve is.
+
+        An unfinished new file stays where it is, and only the rest of it comes. A delta is written twice: as a file of its own, then
+        over the store, which may grow by all of it; an unfinished one is deleted, so it needs its room again.
+        """
+        if self.whole:
+            return 0
+        if self._rounds:  # this round is a delta of unknown size, at least what has come of it
+            return 2 * (self.copied_bytes - self._adopted_bytes)
+        missing = max(0, self.total_bytes - self.copied_bytes)
+        if self.way is not Way.DELTA:
+            return missing
+        return 2 * self.total_bytes if missing else self.total_bytes
 
     def take_actions(self) -> list[Action]:
         """Ordered work, handed over once."""
@@ -96,9 +113,8 @@ class Follower:
         self._answered = True
         match message:
             case CopyBegin() if not frames:
-                self.copied_bytes, self.whole, self.position, self._rounds = 0, False, NOWHERE, 0
-                self.way = message.way
-                self._begins += 1
+                self.copied_bytes, self.whole, self.position, self._rounds, self._adopted_bytes = 0, False, NOWHERE, 0, 0
+                self._copy, self.way = message.copy, message.way
                 self.total_bytes = message.page_size * message.pages
                 self._actions.append(TakeCopy(message, b""))
             case CopyPages() if len(frames) == 1:
@@ -106,7 +122,7 @@ class Follower:
             case CopyRound() if not frames:
                 self._actions.append(TakeCopy(message, b""))
             case TableWanted() if not frames:
-                self._actions.append(ReadTable(message.partial))
+                self._actions.append(ReadTable(message.copy, message.partial))
             case CopyEnd() if not frames:
                 self._taken_txn = message.position.txn
                 self._actions.append(TakeCopy(message, b""))
@@ -117,10 +133,10 @@ class Follower:
 
     def journalled(self, event: Journalled, now_ms: int) -> None:
         """The store made something durable: say so at once. What it still says of a copy begun before the newest is dropped."""
-        if not event.whole and event.copied_bytes == 0 and self._begins:
-            self._begins -= 1
-        if self._begins:
+        if event.copy != self._copy:
             return
+        if event.rounds > self._rounds:
+            self._adopted_bytes = event.copied_bytes
         self.copied_bytes, self._rounds = event.copied_bytes, event.rounds
         if event.whole:
             self.whole, self.position = True, event.position
@@ -132,7 +148,7 @@ class Follower:
 
     def table_part(self, event: TablePart) -> None:
         """A piece of what the own pages hold."""
-        message = Table(self._session, self._source, event.first, event.last)
+        message = Table(self._session, self._source, event.copy, event.first, event.last)
         self._actions.append(SendBulk(None, message, (event.sums,)))
 
     def tick(self, now_ms: int) -> None:
@@ -161,8 +177,6 @@ class Follower:
     def _connect(self, path: int, now_ms: int) -> None:
         self._path = path
         self._home_since_ms = None
-        if not self.whole:
-            self.copied_bytes = self._rounds = 0
         self._attempt += 1
         self._answered = False
         self._actions.append(ConnectBulk(path))
@@ -173,7 +187,7 @@ class Follower:
         position = self.position if self.whole else NOWHERE
         message: Follow | Stored
         if self._answered:
-            message = Stored(self._session, self._source, position, self.copied_bytes, self._rounds)
+            message = Stored(self._session, self._source, self._copy, position, self.copied_bytes, self._rounds, self._held)
         else:
             message = Follow(self._session, self._source, position, self._attempt, self._held)
         self._actions.append(SendBulk(None, message))

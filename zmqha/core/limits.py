@@ -36,6 +36,8 @@ COPY_WINDOW_BYTES = 8 * MIB  # copy: sent and not yet acknowledged
 COPY_BACKLOG_SHIPMENTS = 2048  # shipments held for a follower that is still closing its copy, so the active need not wait
 COPY_BACKLOG_BYTES = 64 * MIB
 COPY_TAIL_BYTES = 8 * MIB  # what a copy round may leave for the last, held round
+COPY_TAIL_BYTES_MAX = 64 * MIB  # likewise after rounds that stayed long: read and queued at once, in well under a second
+COPY_ROUNDS_MAX = 50  # of one copy: a follower that still lacks more than that then is let go (``core.pace`` needs 26)
 TABLE_BYTES_MAX = 512 * KIB  # one piece of a table of pages: 256 MiB of store, and well inside a bulk frame
 TABLE_PAGES_MAX = (
     1 << 23

@@ -15,6 +15,9 @@ all but Table (which is compared, not obeyed) under sums of their own. Every mes
 both. Facts (state, epoch, position) travel in every Beat, so a lost one is repaired by the next; only Grant and Drop are one-shot, and
 both are obeyed only in fresh contact (F2).
 
+A copy has a number, which rises while its source runs: a socket that reconnects by itself makes the source begin another one, and what
+the follower still says of the one before must not count for it.
+
 Session = (incarnation, k): incarnation rises at each start (durable), k at each own freeze and each fall to WAITING (volatile).
 Times in ms of the *sender's* own clock; nobody but the sender interprets them (F1).
 """
@@ -164,9 +167,11 @@ class Stored(msgspec.Struct, frozen=True, tag="stored"):
 
     session: Session
     to_session: Session
+    copy: int  # which the counts are of; 0: none has begun
     position: Position
     copied_bytes: int
     rounds: int = 0  # of this copy, each now the follower's complete store
+    held: Held = Held()  # as in Follow, now: should the connection have moved, the next copy builds on it
 
 
 class Way(StrEnum):
@@ -182,6 +187,7 @@ class TableWanted(msgspec.Struct, frozen=True, tag="table_wanted"):
 
     session: Session
     to_session: Session
+    copy: int  # that it is for
     partial: bool
 
 
@@ -190,6 +196,7 @@ class Table(msgspec.Struct, frozen=True, tag="table"):
 
     session: Session
     to_session: Session
+    copy: int  # as in TableWanted
     first: int
     last: bool  # the table ends here
 
@@ -199,6 +206,7 @@ class CopyBegin(msgspec.Struct, frozen=True, tag="copy_begin"):
 
     session: Session
     to_session: Session
+    copy: int
     page_size: int
     pages: int  # to be sent in the first round, for progress
     way: Way = Way.WHOLE

@@ -77,6 +77,11 @@ class Shipment(NamedTuple):
     def size(self) -> int:
         return len(self.head) + len(self.payload)
 
+    @property
+    def page_bytes(self) -> int:
+        """Of its pages in the store's file, with their holes."""
+        return self.psize * (sum(count for _, count in self.runs) + len(self.compact))
+
 
 class Chunk(NamedTuple):
     """One piece of a shipment on the wire and in the journal. ``head`` is empty but in piece 0."""

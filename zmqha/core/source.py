@@ -7,7 +7,8 @@
       +------- the follower falls to WAITING, is too slow, its session ends
 
 What has to be copied is found out by the store (``store.copy_source``), from what the follower says it holds. A copy goes in rounds:
-after each the follower has a complete store again, and only then the next one, shorter, begins; so commits never wait for a copy.
+after each the follower has a complete store again, and only then the next one, shorter, begins; so commits do not wait for a copy.
+Where rounds do not get shorter commits are spaced (``core.pace``), and a copy that does not end even so is given up.
 
 The window is bounded (limits.WINDOW_*, and COPY_BACKLOG_* while a copy is being closed): above it no commit is started, so memory is
 bounded by the follower's pace or, after ``slow_ms``, by dropping the follower. Shipments stay here until acknowledged, because a socket
@@ -22,6 +23,7 @@ from zmqha.core import limits
 from zmqha.core.actions import Action, CopyOut, Note, SendBulk, StopCopy, TakeTable
 from zmqha.core.contact import LONG_AGO
 from zmqha.core.events import CopyBegun, CopyDone, CopyPart, RoundDone, TableNeeded
+from zmqha.core.pace import Pace
 from zmqha.core.peer_protocol import (
     NO_SESSION,
     Bulk,
@@ -72,7 +74,6 @@ class Source:
         self.whole = False  # the follower has taken the whole copy
         self._session = self._follower_session = NO_SESSION  # own and the follower's, at Follow
         self._asked = (NO_SESSION, NO_SESSION, 0)  # the Follow that is being answered
-        self._held = Held()  # what it said then that it holds
         self._route: bytes | None = None
         self._window: deque[Outstanding] = deque()
         self._window_bytes = 0
@@ -81,6 +82,7 @@ class Source:
         self._copy_end = NOWHERE
         self.way: Way | None = None  # of the copy; None before it begins
         self._rounds = 0  # handed out completely
+        self._pace = Pace()
         self._between = False  # the next one waits until the follower has made the last one its store
 
     def reset(self) -> None:
@@ -113,7 +115,7 @@ class Source:
 
     def _start_copy(self, sender: bytes, asked: tuple[Session, Session, int], held: Held, now_ms: int) -> None:
         self.reset()
-        self._asked, self._route, self._held = asked, sender, held
+        self._asked, self._route = asked, sender
         self._session, self._follower_session, _ = asked
         self.phase = Phase.COPYING
         self._copy_moved_ms = now_ms
@@ -123,7 +125,8 @@ class Source:
 
     def table(self, sender: bytes, message: Table, sums: bytes) -> None:
         """A piece of what the follower's pages hold."""
-        if (message.session, message.to_session) == (self._follower_session, self._session) and sender == self._route:
+        ours = (message.session, message.to_session) == (self._follower_session, self._session) and message.copy == self._copy
+        if ours and sender == self._route:
             self._actions.append(TakeTable(self._copy, message.first, sums, message.last))
 
     def stored(self, sender: bytes, message: Stored, now_ms: int) -> None:
@@ -135,23 +138,31 @@ class Source:
         if self.phase is Phase.STREAMING:
             self._acknowledge(message.position)
         if moved and not self.whole:
-            # The old connection took parts of the copy with it. The follower may hold more by now than it said; never less.
-            self._start_copy(sender, self._asked, self._held, now_ms)
+            # The old connection took parts of the copy with it. The follower may hold more by now than it says; never less.
+            self._start_copy(sender, self._asked, message.held, now_ms)
         elif self.phase is Phase.COPYING:
-            if message.copied_bytes > self._copied_bytes:
-                self._copied_bytes = message.copied_bytes
-                self._copy_moved_ms = now_ms
-            if self._between and message.rounds == self._rounds:
-                self._between = False
-                self._actions.append(CopyOut(self._copy, begin=False, budget=0, next_round=True))
-            self._ask_for_more()
+            if message.copy == self._copy:  # else it has not heard yet that another one begins
+                self._go_on(message, now_ms)
         elif moved:
             self._send_again(now_ms)
+
+    def _go_on(self, message: Stored, now_ms: int) -> None:
+        """So much of the running copy has arrived: hand out more."""
+        if message.copied_bytes > self._copied_bytes:
+            self._copied_bytes = message.copied_bytes
+            self._copy_moved_ms = now_ms
+        if self._between and message.rounds == self._rounds:
+            self._between = False
+            self._pace.next_round(self._sent_bytes)
+            self._actions.append(CopyOut(self._copy, begin=False, budget=0, next_round=True))
+        self._ask_for_more()
 
     # --- from the store -----------------------------------------------------------------------------------------------------
 
     def committed(self, shipment: Shipment, now_ms: int) -> None:
         """A commit of ours: ship it, unless a running copy will include it."""
+        if self.phase is Phase.COPYING:
+            self._pace.wrote(shipment.page_bytes)
         if self.phase is not Phase.STREAMING:
             return
         self._window.append(Outstanding(shipment, now_ms))
@@ -161,14 +172,14 @@ class Source:
     def table_needed(self, event: TableNeeded) -> None:
         """The store must compare."""
         if self._current(event.copy):
-            self._bulk(TableWanted(self._session, self._follower_session, event.partial))
+            self._bulk(TableWanted(self._session, self._follower_session, self._copy, event.partial))
 
     def copy_begun(self, event: CopyBegun) -> None:
         """The store pinned a snapshot and knows what is to be sent of it."""
         if self._current(event.copy):
             self._total_bytes, self.way = event.page_size * event.pages, event.way
             self._actions.append(Note("copy.begin", (("way", event.way), ("bytes", self._total_bytes))))
-            self._bulk(CopyBegin(self._session, self._follower_session, event.page_size, event.pages, event.way))
+            self._bulk(CopyBegin(self._session, self._follower_session, self._copy, event.page_size, event.pages, event.way))
 
     def copy_part(self, event: CopyPart) -> None:
         """Pages of the copy."""
@@ -181,6 +192,9 @@ class Source:
         if self._current(event.copy):
             self._rounds += 1
             self._between = True
+            if self._pace.round_done(self._sent_bytes):
+                fields = (("rounds", self._rounds), ("pause_ms", self._pace.slowest_ms))
+                self._actions.append(Note("copy.pace", fields))
             self._bulk(CopyRound(self._session, self._follower_session, event.position, event.meta, self._sent_bytes))
 
     def copy_done(self, event: CopyDone) -> None:
@@ -201,6 +215,16 @@ class Source:
         if self.whole:
             return len(self._window) < limits.WINDOW_SHIPMENTS and self._window_bytes < limits.WINDOW_BYTES
         return len(self._window) < limits.COPY_BACKLOG_SHIPMENTS and self._window_bytes < limits.COPY_BACKLOG_BYTES
+
+    @property
+    def pause_ms(self) -> int:
+        """Time from one commit to the next: 0, unless a copy would not end otherwise."""
+        return self._pace.pause_ms(self._copied_bytes) if self.phase is Phase.COPYING else 0
+
+    @property
+    def endless(self) -> bool:
+        """The copy has taken so many rounds that it is to be given up."""
+        return self.phase is Phase.COPYING and self._rounds > limits.COPY_ROUNDS_MAX
 
     @property
     def in_sync(self) -> bool:

@@ -27,7 +27,7 @@ class Space:
         self._reserve_bytes, self._max_bytes = reserve_bytes, max_bytes
 
     def missed(self, copy_bytes: int) -> None:
-        """A follower ran out of space during a copy of so many bytes; 0: it copied nothing whole, the reserve is enough."""
+        """A follower ran out of space and needs so many bytes to go on with its copy; 0: the reserve is enough."""
         self._copy_bytes = copy_bytes
         self.for_copy = False
 

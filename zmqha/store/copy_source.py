@@ -101,10 +101,10 @@ class CopySource:
                 self._waits = True
                 yield [RoundDone(self.copy, self._position, self._meta.body)]
             runs = self._move_pin()
-            # A round that stays long (a busy store) is accepted longer each time, so the copy ends whatever the load is.
             if _count(runs) * self._psize <= tail_bytes:
                 break
-            tail_bytes *= 2
+            # A round that stays long (a busy store) is accepted longer each time; above the limit ``core.pace`` sees to its end.
+            tail_bytes = min(2 * tail_bytes, limits.COPY_TAIL_BYTES_MAX)
         parts: list[CopyEvent] = [self._part(frame) for frame in _frames(runs, self._psize)]
         yield [*parts, CopyDone(self.copy, self._position, self._meta.body)]
 
@@ -166,24 +166,21 @@ class CopySource:
             while page < first + count:
                 pages, total = (1, page_sum(reader.page(page, meta))) if partial else reader.unit_at(page, meta)
                 if page >= len(table) or table[page] != total:
-                    found.append((page, pages))
+                    _extend(found, page, pages)
                 page += pages
                 looked += pages * self._psize
                 if looked >= SLICE_BYTES:
                     looked = 0
                     yield []
-        return _joined(found)
+        return found
 
 
-def _joined(runs: list[Run]) -> list[Run]:
-    """Neighbours become one."""
-    found: list[Run] = []
-    for first, count in runs:
-        if found and found[-1][0] + found[-1][1] == first:
-            found[-1] = (found[-1][0], found[-1][1] + count)
-        else:
-            found.append((first, count))
-    return found
+def _extend(runs: list[Run], page: int, pages: int) -> None:
+    """One more unit, behind all others; at once part of the last run if they touch, for there may be one unit for every page."""
+    if runs and sum(runs[-1]) == page:
+        runs[-1] = (runs[-1][0], runs[-1][1] + pages)
+    else:
+        runs.append((page, pages))
 
 
 def _count(runs: Sequence[Run]) -> int:

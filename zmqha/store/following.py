@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from zmqha.core import limits
-from zmqha.core.actions import Journal, TakeCopy
+from zmqha.core.actions import Journal, ReadTable, TakeCopy
 from zmqha.core.events import Event, Journalled, ShipmentRefused, TablePart
 from zmqha.core.page_sums import PageSums
 from zmqha.core.peer_protocol import CopyBegin, CopyEnd, CopyPages, CopyRound
@@ -46,6 +46,7 @@ class Following:
         self._scrub = scrub
         self._voice = voice
         self._target: CopyTarget | None = None
+        self._copy = 0  # number of the one that it takes in
         self._table: Iterator[TablePart | None] | None = None  # being read, for the source
         self._unflushed_bytes = 0
         self._applying = False
@@ -58,9 +59,9 @@ class Following:
         self._close_replica()
         self._target = CopyTarget(self._directory, self._segment_bytes, self._voice.alive)
 
-    def read_table(self, *, partial: bool) -> None:
+    def read_table(self, action: ReadTable) -> None:
         """Begin to say what the own pages hold."""
-        self._table = read_table(self._directory, partial=partial)
+        self._table = read_table(self._directory, action.copy, partial=action.partial)
 
     def take_copy(self, action: TakeCopy) -> None:
         """The next message of a copy."""
@@ -71,7 +72,7 @@ class Following:
         try:
             match message:
                 case CopyBegin():
-                    self._table = None
+                    self._table, self._copy = None, message.copy
                     self._close_replica()
                     target.begin(message.page_size, message.way)
                 case CopyPages():
@@ -90,7 +91,8 @@ class Following:
         except StoreFull as error:
             self._voice.full(error)
             return
-        self._voice.report(Journalled(target.position, target.copied_bytes, self.replica is not None, target.rounds))
+        whole = self.replica is not None
+        self._voice.report(Journalled(self._copy, target.position, target.copied_bytes, whole, target.rounds))
 
     def journal(self, action: Journal) -> bool:
         """A chunk, not yet flushed; False if there is nothing it could belong to."""
@@ -122,7 +124,7 @@ class Following:
             self._voice.full(error)
             return flushed
         self._applying = True
-        self._voice.report(Journalled(position, self._target.copied_bytes, True, self._target.rounds))
+        self._voice.report(Journalled(self._copy, position, self._target.copied_bytes, True, self._target.rounds))
         return flushed
 
     # --- what nobody waits for ----------------------------------------------------------------------------------------------

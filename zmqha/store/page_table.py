@@ -24,16 +24,16 @@ SLICE_BYTES = 4 * limits.MIB  # read between two looks at what else waits
 _PSIZE = 4096  # of an unfinished copy, whose meta pages are not there yet (``view.PAGE_SIZE``)
 
 
-def read_table(directory: Path, *, partial: bool) -> Iterator[TablePart | None]:
+def read_table(directory: Path, copy: int, *, partial: bool) -> Iterator[TablePart | None]:
     """Every part, the last one said to be it; None after each slice in between. An empty table where nothing can be read."""
     path = directory / (COPY_FILE if partial else STORE_FILE)
     try:
         reader = PageReader(path)
     except FileNotFoundError:
-        yield TablePart(0, b"", True)
+        yield TablePart(copy, 0, b"", True)
         return
     try:
-        yield from _parts(_page_sums(reader) if partial else _unit_sums(reader))
+        yield from _parts(copy, _page_sums(reader) if partial else _unit_sums(reader))
     finally:
         reader.close()
 
@@ -50,7 +50,7 @@ def sums_of(part: bytes) -> "array[int]":
     return sums
 
 
-def _parts(found: Iterator[tuple[int, int, int] | None]) -> Iterator[TablePart | None]:
+def _parts(copy: int, found: Iterator[tuple[int, int, int] | None]) -> Iterator[TablePart | None]:
     """Collect (page, pages, sum), which rises, into parts."""
     first, sums = 0, array("Q")
     for unit in found:
@@ -60,11 +60,11 @@ def _parts(found: Iterator[tuple[int, int, int] | None]) -> Iterator[TablePart |
         page, _, total = unit
         while page - first >= PART_PAGES:
             sums.frombytes(bytes(8 * (PART_PAGES - len(sums))))
-            yield TablePart(first, sums.tobytes(), False)
+            yield TablePart(copy, first, sums.tobytes(), False)
             first, sums = first + PART_PAGES, array("Q")
         sums.frombytes(bytes(8 * (page - first - len(sums))))
         sums.append(total)
-    yield TablePart(first, sums.tobytes(), True)
+    yield TablePart(copy, first, sums.tobytes(), True)
 
 
 def _unit_sums(reader: PageReader) -> Iterator[tuple[int, int, int] | None]:

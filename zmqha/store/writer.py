@@ -199,8 +199,8 @@ class StoreThread(threading.Thread):
                 self._report(Fetched(token, self._store.fetch(value, position, length)))
             case TakeCopy():
                 self._following.take_copy(action)
-            case ReadTable(partial):
-                self._following.read_table(partial=partial)
+            case ReadTable():
+                self._following.read_table(action)
             case CopyOut():
                 self._copy_out(action)
             case TakeTable(copy):
