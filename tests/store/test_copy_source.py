@@ -48,7 +48,10 @@ class ToyStore:
 
     def pin(self) -> Any:
         self._txn += 1
-        return SimpleNamespace(abort=lambda: None)
+        return self._txn
+
+    def unpin(self, pin: Any) -> None:
+        pass
 
     def live_runs(self, meta: Meta) -> list[Run]:
         return [(2, self.pages)]
