@@ -97,6 +97,5 @@ def silence(answers: dict[str, Any]) -> ZmqhaError:
         if isinstance(answer, ZmqhaError) and not isinstance(answer, ConnectionLost):
             return answer
     why = "; ".join(dict.fromkeys(answer.cause or answer.what for answer in answers.values()))
-    return ConnectionLost(
-        f"no server answers: {', '.join(answers)}", cause=why, cure="look at the servers' logs, or ask: zmqha doctor"
-    )
+    cure = next((answer.cure for answer in answers.values() if answer.cure), "look at the servers' logs")
+    return ConnectionLost(f"no server answers: {', '.join(answers)}", cause=why, cure=f"{cure}; or ask: zmqha doctor")

@@ -77,7 +77,7 @@ def _show_reports(invocation: Invocation, told: dict[str, Any]) -> None:
         for report in told["reports"]
         for queue in report["queues"] or [{"name": "-", "merged": 0, "known": 0, "acknowledged": 0}]
     ]
-    invocation.show(f"merges kept by {told['server']}", REPORTS, rows, told)
+    invocation.show(f"Merges kept by {told['server']}", REPORTS, rows, told)
     for report in told["reports"]:
         for line in report["audit"]:
             invocation.say(f"branch {report['branch']}: {line}")

@@ -113,7 +113,10 @@ class Operator:
             return f"{me} runs without a peer: losing it loses every message it holds."
         if ha.state is State.STANDALONE:
             doing = "is copying" if heard and peer is not None and peer.state is State.PASSIVE_SYNC else "is not in sync"
-            return f"{me} serves alone, {other} {doing}: losing {me} now loses every message not consumed since epoch {ha.epoch}."
+            return (
+                f"{me} serves alone, {other} {doing}: losing {me} now loses every message confirmed since epoch "
+                f"{ha.epoch.counter} and not yet consumed."
+            )
         if ha.state is State.PASSIVE_SYNC:
             return f"{me} is copying: losing {other} now loses acknowledged messages that only {other} holds."
         if heard and peer is not None and peer.state in (State.ACTIVE, State.STANDALONE):
