@@ -17,8 +17,8 @@ The verbs (ADMIN of ZMQHA/1) and the shapes of their results:
                                              server, acts: [wall_ms, act]
     switchover  to?, reason?                 from, to, started: true
     promote     accept_loss_of_peer: true, by?    any record, shown as it is
-    resync      discard_own: true            any record, shown as it is
-    merge       dry_run?: true               server, into, branch, common_txn, queues: [name, messages, acknowledged],
+    resync      discard_own: true, by?       any record, shown as it is
+    merge       dry_run?: true, by?             server, into, branch, common_txn, queues: [name, messages, acknowledged],
                                              differences: [kind, name, max_messages, max_bytes]; without dry_run: merge, into, started
     merges                                   server, reports: [number, wall_ms, winner, winner_epoch, loser, branch, common_txn,
                                                queues: [name, merged, known, acknowledged], ranges: [queue, producer, first, last],

@@ -45,6 +45,7 @@ log = logging.getLogger("zmqha")
 
 STORE_LOOK_MS = 200  # how often the store thread's progress is looked at
 CLIENTS_AT_ONCE = 16  # messages taken before the bound on accepted work is looked at again
+WARNINGS = frozenset({"space.low"})  # notes of the core that somebody should act on
 FAULT_LINE_MS = 1000  # at most one log line per second about refused frames
 
 
@@ -278,7 +279,7 @@ class Node:
                 assert network.prober is not None
                 network.prober.start(now_ms, sent_ms)
             case Note(event, fields):
-                log.info("%s", event, extra={"fields": fields})
+                log.log(logging.WARNING if event in WARNINGS else logging.INFO, "%s", event, extra={"fields": fields})
             case Halt(reason, code):
                 log.info("server.exit", extra={"fields": (("reason", reason), ("code", code))})
                 self.exit_code = code
