@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from fake_pair import URL, Pair, Run, row, view
 
-from zmqha.cli import COMMANDS, contexts, failure, root
+from zmqha.cli import COMMANDS, contexts, failure, root, server_main
 from zmqha.cli.init import default_gateway
 from zmqha.cli.table import Column, table
 from zmqha.errors import OperationFailed, QueueFull, ZmqhaError
@@ -43,6 +43,29 @@ def test_help_imports_no_client_and_no_command() -> None:
 
     assert done.stdout.splitlines()[-1] == "[]"
     assert all(entry.line in done.stdout for entry in COMMANDS.values())
+
+
+def test_a_value_for_a_flag_is_answered_with_that_commands_usage(run: Run) -> None:
+    outcome = run("init", "--single-machine=3")
+
+    assert outcome.code == 2
+    assert "usage is: zmqha init " in outcome.err and "fix:  zmqha init --help" in outcome.err
+
+
+def test_the_server_program_speaks_of_itself_by_its_own_name(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["zmqha-server", "--help"])
+    with pytest.raises(SystemExit) as end:
+        server_main()
+
+    assert end.value.code == 0
+    assert capsys.readouterr().out.startswith("Usage: zmqha-server [OPTIONS]\n")
+
+
+@pytest.mark.parametrize("name", [name for name in BUILT if name != "completion"])
+def test_no_line_of_a_verb_is_cut_off(run: Run, name: str) -> None:
+    assert "..." not in run(name, "--help").out.partition("Commands:")[2]
 
 
 def test_usage_errors_are_three_lines_and_exit_2(run: Run) -> None:
