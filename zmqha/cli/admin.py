@@ -8,7 +8,8 @@ The verbs (ADMIN of ZMQHA/1) and the shapes of their results:
     status                                   pair, cluster, single_machine, answering, equal (bool|null), sentence, needs_operator,
                                              servers: [name, endpoint, role ("Primary"|"Secondary"), state, sub, reason, standing,
                                                epoch, txn, chain (hex16), lag_ms (float|null), lag_txns, free (0..1), contact_ms,
-                                               copied (0..1), version, since_ms (in this state), acts: [wall_ms, act]],
+                                               copied (0..1), version, since_ms (in this state), acts: [wall_ms, act]; its own row also:
+                                               refuses_sends (for want of room), scrub],
                                              gateway: kind, addresses, own (bool|null), peer (bool|null)
                                              counts: queues, messages, ready, unacked, sessions
     why                                      server, state, sub, standing, epoch, reason, since_ms, sentence, cure,
