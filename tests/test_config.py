@@ -4,10 +4,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from zmqha.cli import provision
 from zmqha.errors import ConfigError, OperationFailed
-from zmqha.server.config import Address, Config, SystemNetwork, changed_at_runtime, load, names, with_runtime_changes
+from zmqha.server.config import Address, Config, SystemNetwork, changed_at_runtime, load, names, not_here, with_runtime_changes
 from zmqha.server.keyring import load_keys
 
 KEY = "5@d<}+rpXdIRgyT{muuDAJy65p.Nb.2iCZII.r{b"
@@ -230,6 +231,14 @@ def test_a_peer_whose_name_is_unknown_is_refused_since_the_loop_must_not_wait_fo
     with pytest.raises(ConfigError, match="'edge-b' cannot be resolved") as refusal:
         read(tmp_path, swap('"10.0.7.12:7400"', '"edge-b:7400"')(TEXT))
     assert "/etc/hosts" in refusal.value.cure
+
+
+def test_an_own_address_that_is_not_here_is_a_warning_of_the_check(tmp_path: Path) -> None:
+    text = TEXT.replace("edge-a:7400", "240.0.0.1:7400").replace("10.78.0.1", "240.0.0.1")
+    assert not_here(read(tmp_path, text)) == ("server.edge-a.client: 240.0.0.1 is no address of this machine now",)
+    here = read(tmp_path)
+    home = here.own.client_bind._replace(host="127.0.0.1")
+    assert not_here(replace(here, own=replace(here.own, client_bind=home, peer=home, lan=None))) == ()
 
 
 def test_a_third_machine_can_check_the_file(tmp_path: Path) -> None:

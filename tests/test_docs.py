@@ -1,6 +1,7 @@
 """The documents against the code: tables that repeat what the sources say must say the same."""
 
 import ast
+import dataclasses
 import json
 import re
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ import pytest
 from tests.core import truth_table
 from zmqha import errors
 from zmqha.cli import failure
+from zmqha.client.url import Options, parse
 from zmqha.core import client_protocol as wire
 from zmqha.core import limits, message, queue_admin
 from zmqha.core.peer_protocol import State
@@ -80,6 +82,7 @@ def test_codes_named_anywhere_exist() -> None:
 
 # --- operations.md ----------------------------------------------------------------------------------------------------------
 
+OPTIONS = dataclasses.fields(Options)
 SECTIONS = {**settings.SECTIONS, "server.NAME": settings.ServerBlock}
 
 
@@ -108,12 +111,21 @@ def test_every_setting_is_listed_with_its_default_and_no_other(name: str) -> Non
     assert listed == defaults(SECTIONS[name])
 
 
+def test_every_option_of_a_client_is_listed_with_its_default() -> None:
+    listed = {bare(name): bare(default) for name, default, _ in rows(section(OPERATIONS, "Clients"))}
+
+    assert set(listed) == {option.name for option in OPTIONS}
+    for name, default in listed.items():
+        given = parse(f"zmqha://a?{name}={default}").options if default != '""' else Options()
+        assert given == Options(), name
+
+
 def test_no_section_is_missing_or_invented() -> None:
     assert set(re.findall(r"^### `\[(.+?)\]`$", OPERATIONS, re.MULTILINE)) == set(SECTIONS)
 
 
 def test_every_setting_named_with_its_unit_exists() -> None:
-    known = {key for kind in SECTIONS.values() for key in settings.fields(kind)} | {"gap_ms"}
+    known = {key for kind in SECTIONS.values() for key in settings.fields(kind)} | {"gap_ms"} | {key.name for key in OPTIONS}
     named = set(re.findall(r"`(?:[a-z]+\.)?([a-z]+(?:_[a-z]+)*_(?:ms|bytes|max|messages))`", OPERATIONS))
 
     assert named <= known, named - known

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from fake_pair import URL, Pair, Run, row, view
 
-from zmqha.cli import COMMANDS, contexts, failure, root
+from zmqha.cli import COMMANDS, contexts, failure, root, server_main
 from zmqha.cli.init import default_gateway
 from zmqha.cli.table import Column, table
 from zmqha.errors import OperationFailed, QueueFull, ZmqhaError
@@ -43,6 +43,29 @@ def test_help_imports_no_client_and_no_command() -> None:
 
     assert done.stdout.splitlines()[-1] == "[]"
     assert all(entry.line in done.stdout for entry in COMMANDS.values())
+
+
+def test_a_value_for_a_flag_is_answered_with_that_commands_usage(run: Run) -> None:
+    outcome = run("init", "--single-machine=3")
+
+    assert outcome.code == 2
+    assert "usage is: zmqha init " in outcome.err and "fix:  zmqha init --help" in outcome.err
+
+
+def test_the_server_program_speaks_of_itself_by_its_own_name(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["zmqha-server", "--help"])
+    with pytest.raises(SystemExit) as end:
+        server_main()
+
+    assert end.value.code == 0
+    assert capsys.readouterr().out.startswith("Usage: zmqha-server [OPTIONS]\n")
+
+
+@pytest.mark.parametrize("name", [name for name in BUILT if name != "completion"])
+def test_no_line_of_a_verb_is_cut_off(run: Run, name: str) -> None:
+    assert "..." not in run(name, "--help").out.partition("Commands:")[2]
 
 
 def test_usage_errors_are_three_lines_and_exit_2(run: Run) -> None:
@@ -196,8 +219,11 @@ def test_resync_needs_to_know_whom(run: Run, pair: Pair) -> None:
 
     assert "no server is WAITING" in run("resync", "--discard-own", "--yes").err
     assert run("resync", "--discard-own", "--yes", "--server", "edge-c").code == 1
-    assert run("resync", "--discard-own", "--yes", "--server", "edge-b").code == 0
-    assert pair.asked[-1] == ("resync", {"discard_own": True}, 1)
+    done = run("resync", "--discard-own", "--yes", "--server", "edge-b")
+    assert (done.code, done.out) == (0, "edge-b sets its store aside and copies afresh; see: zmqha status\n")
+    verb, arguments, server = pair.asked[-1]
+    assert (verb, arguments["discard_own"], server) == ("resync", True, 1)
+    assert "@" in arguments["by"]
 
 
 def test_version_and_doctor(run: Run, pair: Pair) -> None:
@@ -252,7 +278,9 @@ def test_contexts_lead_to_urls(run: Run, pair: Pair, tmp_path: Path) -> None:
     run("init", "a", "b", "--single-machine", "--dir", str(place))
     pair.answers["queue.ls"] = {"queues": []}
     added = run("context", "add", "demo", str(place / "client" / "context.toml"), "--select")
-    run("context", "add", "other", "zmqha://me:secret@other:7400")
+    run("context", "add", "other", "zmqha://other:7400")
+    contexts.add("older", "zmqha://me:secret@older:7400")  # an earlier version took it
+    refused = run("context", "add", "wrong", "zmqha://me:secret@other:7400")
     listed = run("context", "ls")
     run("queue", "ls", url=None)
     run("--context", "other", "queue", "ls", url=None)
@@ -261,10 +289,11 @@ def test_contexts_lead_to_urls(run: Run, pair: Pair, tmp_path: Path) -> None:
     run("queue", "ls", url=None)
 
     assert added.code == 0 and "demo leads to" in added.out
-    assert "secret" not in listed.out and "zmqha://me:***@other:7400" in listed.out and "| other" in listed.out
+    assert "secret" not in listed.out and "zmqha://me:***@older:7400" in listed.out and "| other" in listed.out
+    assert refused.code == 2 and "users and namespaces" in refused.err and "wrong" not in listed.out
     first, second, third = pair.connected_with
     assert f"curve_key_file={place}/client/client.key_secret" in first
-    assert second == "zmqha://me:secret@other:7400" and third == "zmqha://127.0.0.1:7400"
+    assert second == "zmqha://other:7400" and third == "zmqha://127.0.0.1:7400"
 
 
 def test_a_context_file_works_without_being_saved(run: Run, pair: Pair, tmp_path: Path) -> None:
@@ -340,7 +369,8 @@ def test_merge_starts_on_the_server_that_waits_for_an_operator(run: Run, pair: P
     pair.status["10.0.7.12:7400"]["needs_operator"] = True
     pair.answers["merge"] = {"merge": "edge-b", "into": "edge-a", "started": True}
     assert run("merge").code == 0
-    assert pair.asked[-1] == ("merge", {}, 1)
+    verb, arguments, server = pair.asked[-1]
+    assert (verb, list(arguments), server) == ("merge", ["by"], 1)
 
 
 def test_merge_dry_run_shows_what_would_be_handed_over(run: Run, pair: Pair) -> None:

@@ -60,9 +60,19 @@ def test_stores_that_differ_at_one_position_are_an_alarm(run: Run, pair: Pair) -
     later = run("status").out
     pair.status[B]["servers"][1]["txn"] += 1
     different = run("status").out
+    pair.status[B]["servers"][1]["state"] = "WAITING"
+    pair.status[A]["servers"][0]["state"] = "STANDALONE"
+    two_epochs = run("status").out
 
     assert "ALARM" not in behind and "ALARM" not in later
     assert "the two stores differ" in different
+    assert "ALARM" not in two_epochs, "after a divergence equal counters are two epochs"
+
+
+def test_a_server_that_refuses_sends_for_want_of_room_says_so(run: Run, pair: Pair) -> None:
+    pair.status[A]["servers"][0]["refuses_sends"] = True
+
+    assert "edge-a takes no more messages: less than limits.disk_reserve_bytes is free on its disk" in run("status").out
 
 
 def test_a_damaged_disk_and_a_store_without_sums_are_one_line_each(run: Run, pair: Pair) -> None:
@@ -163,7 +173,7 @@ def test_no_active_server_is_unavailable(run: Run, pair: Pair, monkeypatch: pyte
         ),
         (
             {"way": "whole", "bytes": 9_500_000, "first_round_bytes": 9_000_000, "rounds": 1},
-            "by a full copy, 9.5 of about 9.5 MB sent, 1 rounds done.",
+            "by a full copy, 9.5 of about 9.5 MB sent, 1 round done.",
         ),
     ],
 )

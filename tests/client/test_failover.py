@@ -5,6 +5,7 @@ from itertools import pairwise
 
 import pytest
 
+from zmqha.client.answers import NO_ACCESS
 from zmqha.client.failover import FAST_MS, SILENT_MS, SUSPECT_MS, Ask, Begin, Changed, Failover, Probe, Reset, State
 from zmqha.client.url import Options
 from zmqha.core.client_protocol import Envelope, Failure, Opened, Pong, Refused
@@ -265,6 +266,20 @@ def test_an_error_to_open_at_every_server_is_final(pair):
         pair.answered_with_error(server, Failure("ZHA-103", "not you"), 2)
     assert pair.hopeless()
     assert isinstance(pair.error(5), AccessDenied)
+
+
+def test_a_refused_key_is_told_to_operators_too(pair):
+    pair.disconnected(0, 1, NO_ACCESS)
+    assert isinstance(pair.unanswered("status", 0, 1), AccessDenied)
+    assert isinstance(pair.unanswered("status", None, 1), ConnectionLost), "the other one may be reached yet"
+    pair.disconnected(1, 1, NO_ACCESS)
+    assert isinstance(pair.unanswered("status", None, 1), AccessDenied)
+
+
+def test_a_plain_client_whose_connection_breaks_is_told_of_keys(pair):
+    pair.disconnected(0, 1)
+    assert "client/context.toml" in pair.unanswered("status", 0, 1).cure
+    assert "client/context.toml" not in pair.unanswered("status", 1, 1).cure
 
 
 def test_a_lone_passive_is_not_active_at_once():

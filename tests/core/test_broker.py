@@ -9,6 +9,7 @@ import pytest
 
 from tests.sim.cluster import Cluster
 from tests.sim.server import Process
+from zmqha.core.actions import Action, Note
 from zmqha.core.client_protocol import Admin, Command, Open, Opened, Ping, Pong, Refused, Reply, Send, Subscribe, decode, encode
 from zmqha.core.events import ClientIn, JournalFull, ShipmentRefused, StoreBeat
 from zmqha.core.message import batch_of
@@ -235,3 +236,42 @@ def test_a_passive_leaves_before_its_disk_is_so_full_that_it_could_not_take_over
     assert process(cluster, "b").broker.ha.store_full
     machine.speed.full = False
     cluster.run_until(cluster.checkers.in_sync, 10_000, "the pair is in sync")
+
+
+def test_room_that_runs_out_is_logged_once_and_shown_by_status_while_it_lasts() -> None:
+    cluster = pair()
+    server = process(cluster, "a")
+    server.broker.space.set_limits(1000, 0)
+
+    def beat(free_bytes: int) -> tuple[list[str], bool]:
+        server.broker.receive(StoreBeat(1, False, 0.1, free_bytes, 10**9), server.machine.own_ms())
+        events = [action.event for action in server.broker.take_actions() if isinstance(action, Note)]
+        (answer,) = (one for one in ask(cluster, "a", Admin("status")) if isinstance(one, Reply))
+        own = next(row for row in answer.result["servers"] if row["name"] == "a")
+        return [event for event in events if event.startswith("space.")], own["refuses_sends"]
+
+    assert beat(1100) == ([], False)
+    assert beat(900) == (["space.low"], True)
+    assert beat(800) == ([], True)
+    assert beat(1100) == (["space.ok"], False)
+
+
+def test_a_server_that_waits_after_its_start_logs_what_for_once() -> None:
+    cluster = pair()
+    for machine in cluster.machines:
+        machine.kill(notice=False)
+    cluster.b.start()
+    server, said = process(cluster, "b"), []
+    told = server.broker.take_actions
+
+    def listen() -> list[Action]:
+        taken = told()
+        said.extend(
+            dict(action.fields)["sentence"] for action in taken if isinstance(action, Note) and action.event == "ha.waits"
+        )
+        return taken
+
+    server.broker.take_actions = listen  # type: ignore[method-assign]
+    cluster.run(12_000)
+    assert len(said) == 1
+    assert "may have gone on alone since; it waits for a" in str(said[0])

@@ -162,6 +162,15 @@ def test_since_when_is_the_last_change_of_state_not_of_reason() -> None:
     assert why(rig.ha, rig.now_ms)["since_ms"] == before >= 1000
 
 
+def test_figures_name_the_peer_so_that_nobody_takes_it_for_this_server() -> None:
+    rig = Rig()
+    rig.run(200)
+    assert any("(the peer says WAITING)" in sentence for row in told(rig).values() for sentence in row["holds"] + row["missing"])
+    rig.silence()
+    rig.run(2000)
+    assert any("(the peer is not heard)" in sentence for row in told(rig).values() for sentence in row["holds"] + row["missing"])
+
+
 def test_every_row_has_a_sentence_that_can_be_shown() -> None:
     for row in TABLE:
         for sentence in (row.when, *(condition.sentence for condition in conditions_of(row.guard))):
@@ -171,8 +180,8 @@ def test_every_row_has_a_sentence_that_can_be_shown() -> None:
 
 @pytest.mark.parametrize(
     ("ms", "text"),
-    [(0, "0 s"), (80, "0.08 s"), (750, "0.75 s"), (2000, "2 s"), (12_345, "12 s"), (192_000, "3 min 12 s"), (7_500_000, "2 h 5 min"),
-     (400_000_000, "4 d 15 h")],
+    [(0, "0 s"), (80, "0.08 s"), (750, "0.75 s"), (2000, "2 s"), (12_345, "12 s"), (60_000, "1 min"), (192_000, "3 min 12 s"),
+     (7_500_000, "2 h 5 min"), (400_000_000, "4 d 15 h")],
 )  # fmt: skip
 def test_durations_are_short(ms: int, text: str) -> None:
     assert seconds(ms) == text

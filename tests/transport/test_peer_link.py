@@ -104,12 +104,12 @@ def test_a_port_taken_by_somebody_else_is_waited_for_without_a_socket(context: C
         taker.listen()
         link = PeerLink(context, f"tcp://127.0.0.1:{taker.getsockname()[1]}", binds=True, path_name="lan")
         assert link.socket is None
-        assert "in use" in link.error
+        assert "in use" in link.error and link.waiting == [], "a port in use is another matter"
         assert not link.send(b"frame")
         assert link.receive(1) == []
         assert link.deadline_ms is not None
     assert until(lambda: link.socket is not None, lambda: link.tick(now_ms()))
-    assert link.error == ""
+    assert link.error == "" and link.waiting == []
 
 
 def test_an_address_that_is_not_here_is_waited_for(context: Context) -> None:
@@ -118,6 +118,7 @@ def test_an_address_that_is_not_here_is_waited_for(context: Context) -> None:
     link.tick(10_000)
     assert link.socket is None
     assert link.deadline_ms == 10_500
+    assert link.waiting == ["tcp://240.0.0.1:7001"]
 
 
 def test_sending_to_nobody_says_no_and_does_not_wait(context: Context) -> None:

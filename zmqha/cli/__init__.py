@@ -45,6 +45,7 @@ COMMANDS: dict[str, Entry] = {
 }
 EXAMPLES = ("zmqha demo", "zmqha init edge-a edge-b", "zmqha --url zmqha://edge-a,edge-b:7400 status", "zmqha send orders hello")
 ALIASES = {"list": "status"}
+HELP_WIDTH = 110
 
 
 class Root(click.Group):
@@ -95,14 +96,14 @@ root = Root(
     "zmqha",
     params=[*options(), _VERSION],
     help="zmqha: highly available messaging for exactly two machines.",
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": HELP_WIDTH},
 )
 
 
-def run(arguments: Sequence[str] | None = None, **settings: Any) -> int:
+def run(arguments: Sequence[str] | None = None, entry: click.Command = root, prog_name: str = "zmqha", **settings: Any) -> int:
     """The exit code of one command line. A reader that leaves (``zmqha recv orders | head``) ends it silently: click exits with 1."""
     try:
-        returned = root.main(args=arguments, prog_name="zmqha", standalone_mode=False, obj=Invocation(), **settings)
+        returned = entry.main(args=arguments, prog_name=prog_name, standalone_mode=False, obj=Invocation(), **settings)
     except ZmqhaError as error:
         failure.show(failure.three_lines(error))
         return failure.exit_code(error)
@@ -131,4 +132,5 @@ def main() -> None:
 
 def server_main() -> None:
     """The console entry ``zmqha-server``: ``zmqha server``."""
-    sys.exit(run(["server", *sys.argv[1:]]))
+    entry: click.Command = import_module("zmqha.cli.server").server
+    sys.exit(run(sys.argv[1:], entry, "zmqha-server", max_content_width=HELP_WIDTH))

@@ -8,7 +8,8 @@ The verbs (ADMIN of ZMQHA/1) and the shapes of their results:
     status                                   pair, cluster, single_machine, answering, equal (bool|null), sentence, needs_operator,
                                              servers: [name, endpoint, role ("Primary"|"Secondary"), state, sub, reason, standing,
                                                epoch, txn, chain (hex16), lag_ms (float|null), lag_txns, free (0..1), contact_ms,
-                                               copied (0..1), version, since_ms (in this state), acts: [wall_ms, act]],
+                                               copied (0..1), version, since_ms (in this state), acts: [wall_ms, act]; its own row also:
+                                               refuses_sends (for want of room), scrub],
                                              gateway: kind, addresses, own (bool|null), peer (bool|null)
                                              counts: queues, messages, ready, unacked, sessions
     why                                      server, state, sub, standing, epoch, reason, since_ms, sentence, cure,
@@ -17,8 +18,8 @@ The verbs (ADMIN of ZMQHA/1) and the shapes of their results:
                                              server, acts: [wall_ms, act]
     switchover  to?, reason?                 from, to, started: true
     promote     accept_loss_of_peer: true, by?    any record, shown as it is
-    resync      discard_own: true            any record, shown as it is
-    merge       dry_run?: true               server, into, branch, common_txn, queues: [name, messages, acknowledged],
+    resync      discard_own: true, by?       any record, shown as it is
+    merge       dry_run?: true, by?             server, into, branch, common_txn, queues: [name, messages, acknowledged],
                                              differences: [kind, name, max_messages, max_bytes]; without dry_run: merge, into, started
     merges                                   server, reports: [number, wall_ms, winner, winner_epoch, loser, branch, common_txn,
                                                queues: [name, merged, known, acknowledged], ranges: [queue, producer, first, last],
@@ -97,6 +98,5 @@ def silence(answers: dict[str, Any]) -> ZmqhaError:
         if isinstance(answer, ZmqhaError) and not isinstance(answer, ConnectionLost):
             return answer
     why = "; ".join(dict.fromkeys(answer.cause or answer.what for answer in answers.values()))
-    return ConnectionLost(
-        f"no server answers: {', '.join(answers)}", cause=why, cure="look at the servers' logs, or ask: zmqha doctor"
-    )
+    cure = next((answer.cure for answer in answers.values() if answer.cure), "look at the servers' logs")
+    return ConnectionLost(f"no server answers: {', '.join(answers)}", cause=why, cure=f"{cure}; or ask: zmqha doctor")

@@ -12,7 +12,11 @@ def config() -> None:
     """Check a configuration file."""
 
 
-@config.command("check", examples="zmqha config check zmqha-pair/server.toml\nzmqha config check server.toml --name edge-a")
+@config.command(
+    "check",
+    short_help="Read FILE as a server would, and say what is wrong.",
+    examples="zmqha config check zmqha-pair/server.toml\nzmqha config check server.toml --name edge-a",
+)
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--name", default="", metavar="NAME", help="Check it as this server, with its key files.")
 @pass_invocation
@@ -21,7 +25,7 @@ def check(invocation: Invocation, file: Path, name: str) -> None:
 
     Without --name the file is read as each of its servers; key files and the network are not looked at.
     """
-    from zmqha.server.config import SystemNetwork, load, names
+    from zmqha.server.config import SystemNetwork, load, names, not_here
     from zmqha.server.keyring import load_keys
 
     chosen = (name,) if name else names(file)
@@ -31,6 +35,7 @@ def check(invocation: Invocation, file: Path, name: str) -> None:
         warnings += loaded.warnings
         if name:
             warnings += load_keys(loaded).warnings
+            warnings += not_here(loaded)
     warnings = list(dict.fromkeys(warnings))
     for warning in warnings:
         invocation.say(f"warning: {warning}")

@@ -22,6 +22,7 @@ def context() -> None:
 
 @context.command(
     "add",
+    short_help="Save a URL, or a context file, under a name.",
     examples="zmqha context add plant zmqha://edge-a,edge-b:7400\nzmqha context add plant pair/client/context.toml --select",
 )
 @click.argument("name")

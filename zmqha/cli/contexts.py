@@ -69,7 +69,7 @@ def selected() -> str | None:
 
 
 def add(name: str, url: str) -> None:
-    """Save it; the file is private, for a URL may hold a password."""
+    """Save it; the file is private, for a URL may name key files."""
     path = _path(name)
     text = 'url = "' + url.replace("\\", "\\\\").replace('"', '\\"') + '"\n'
     _write(path, text)

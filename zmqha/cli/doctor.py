@@ -20,7 +20,7 @@ import click
 
 from zmqha.cli.invocation import Invocation, command, open_servers, pass_invocation
 from zmqha.cli.status import milliseconds
-from zmqha.cli.table import Column
+from zmqha.cli.table import Column, counted
 from zmqha.errors import ConfigError, ConnectionLost, OperationFailed, ZmqhaError
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def doctor(invocation: Invocation, path: Path | None, name: str) -> None:
             invocation.say(f"{finding.check}: {finding.cure}")
     failed = [finding.check for finding in findings if finding.result == "FAIL"]
     if failed:
-        raise OperationFailed(f"{len(failed)} checks failed", cause=", ".join(failed), cure="see the lines above")
+        raise OperationFailed(f"{counted(len(failed), 'check')} failed", cause=", ".join(failed), cure="see the lines above")
 
 
 # --- as a client ------------------------------------------------------------------------------------------------------------

@@ -128,6 +128,14 @@ class _WithExamples(click.Command):
         self.examples = examples
         self.context_settings = {"help_option_names": ["-h", "--help"], **self.context_settings}
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Some of click's complaints (``--flag=3``) do not know whose usage to show."""
+        try:
+            return super().parse_args(ctx, args)
+        except click.UsageError as error:
+            error.ctx = error.ctx or ctx
+            raise
+
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Examples as they are typed."""
         with formatter.section("Examples"):

@@ -11,7 +11,7 @@ import click
 
 from zmqha.cli.admin import Servers
 from zmqha.cli.invocation import Invocation, command, open_servers, pass_invocation
-from zmqha.cli.recovery import chosen
+from zmqha.cli.recovery import chosen, somebody
 from zmqha.cli.table import Column
 from zmqha.errors import ZmqhaError
 
@@ -48,7 +48,7 @@ def merge(invocation: Invocation, dry_run: bool, server: str | None) -> None:
             _show_reports(invocation, servers.ask_active("merges"))
             return
         name, host = chosen(servers, waits)
-        answer = servers.ask(host, "merge")
+        answer = servers.ask(host, "merge", {"by": somebody()})
     invocation.result(f"{name} hands its branch over to {answer['into']}; see: zmqha status", answer)
 
 
@@ -77,7 +77,7 @@ def _show_reports(invocation: Invocation, told: dict[str, Any]) -> None:
         for report in told["reports"]
         for queue in report["queues"] or [{"name": "-", "merged": 0, "known": 0, "acknowledged": 0}]
     ]
-    invocation.show(f"merges kept by {told['server']}", REPORTS, rows, told)
+    invocation.show(f"Merges kept by {told['server']}", REPORTS, rows, told)
     for report in told["reports"]:
         for line in report["audit"]:
             invocation.say(f"branch {report['branch']}: {line}")

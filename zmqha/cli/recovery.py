@@ -30,13 +30,13 @@ from zmqha.errors import OperationFailed, ZmqhaError
 def promote(invocation: Invocation, accept_loss_of_peer: bool, server: str | None) -> None:
     """Let a WAITING server serve although its peer is lost for good.
 
-    The last resort: ask `zmqha why` first. What only the lost peer had confirmed is lost with it, and the peer must not be started with
-    its old data directory again. Who did it and when is kept: see `zmqha history` and `zmqha why`.
+    The last resort: ask `zmqha why` first. What only the lost peer had confirmed is missing from here on. If it comes back with its
+    disk, it has diverged: see `zmqha merge`. Who did it and when is kept: see `zmqha history` and `zmqha why`.
     """
     with open_servers(invocation) as servers:
         name, host = chosen(servers, server)
         invocation.confirm(f"{name} will serve; what only its peer holds is lost")
-        answer = servers.ask(host, "promote", {"accept_loss_of_peer": accept_loss_of_peer, "by": _somebody()})
+        answer = servers.ask(host, "promote", {"accept_loss_of_peer": accept_loss_of_peer, "by": somebody()})
     position = f" from position {answer['position']} on" if isinstance(answer, dict) and "position" in answer else ""
     invocation.result(f"{name} serves alone{position}. Who did it and when is kept: zmqha history", answer)
 
@@ -57,8 +57,8 @@ def resync(invocation: Invocation, discard_own: bool, server: str | None) -> Non
         invocation.confirm(
             f"{name} sets its own store aside and copies its peer's; messages that only it holds are no longer served"
         )
-        answer = servers.ask(host, "resync", {"discard_own": discard_own})
-    invocation.result(f"{name} copies afresh: {_told(answer)}", answer)
+        answer = servers.ask(host, "resync", {"discard_own": discard_own, "by": somebody()})
+    invocation.result(f"{name} sets its store aside and copies afresh; see: zmqha status", answer)
 
 
 def chosen(servers: Servers, wanted: str | None) -> tuple[str, str]:
@@ -86,16 +86,10 @@ def chosen(servers: Servers, wanted: str | None) -> tuple[str, str]:
     return fitting[0], rows[fitting[0]][0]
 
 
-def _somebody() -> str:
+def somebody() -> str:
     """For the record: ``ann@desk-7``."""
     try:
         user = getpass.getuser()
     except (KeyError, OSError):  # an account without a name
         user = str(os.getuid())
     return f"{user}@{socket.gethostname()}"
-
-
-def _told(answer: object) -> str:
-    if isinstance(answer, dict):
-        return ", ".join(f"{key} {value}" for key, value in answer.items())
-    return str(answer)

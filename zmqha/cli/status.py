@@ -11,7 +11,7 @@ import click
 
 from zmqha.cli.admin import silence
 from zmqha.cli.invocation import Invocation, command, open_servers, pass_invocation
-from zmqha.cli.table import Column
+from zmqha.cli.table import Column, counted
 from zmqha.errors import ZmqhaError
 
 COLUMNS = (
@@ -83,9 +83,9 @@ def merged(answers: dict[str, Any]) -> dict[str, Any]:
     notes += [f"{name} says: {view['sentence']}" for name, view in others if len(serving) != 1 or view.get("needs_operator")]
     if len(serving) > 1:
         notes.append(f"ALARM: {' and '.join(serving)} both say that they serve.")
-    if len({row["chain"] for row in rows}) > len({(row["epoch"], row["txn"]) for row in rows}):
+    if _copies_differ(rows):
         notes.append("ALARM: the two stores differ at the same position; stop one of them and see docs/operations.md.")
-    notes += [note for row in rows if (note := _scrub(row))]
+    notes += [note for row in rows for note in (_space(row), _scrub(row)) if note]
     pairs = sorted({view["cluster"] for view in by_name.values()})
     if len(pairs) > 1:
         notes.append(f"ALARM: these servers belong to different pairs: {', '.join(pairs)}.")
@@ -126,11 +126,27 @@ def _own_row(view: dict[str, Any]) -> dict[str, Any]:
     return next(row for row in view["servers"] if row["name"] == view["answering"])
 
 
+def _copies_differ(rows: list[dict[str, Any]]) -> bool:
+    """Two that are in sync, at one position, with other digests. Elsewhere equal numbers may be those of two different epochs."""
+    paired = [row for row in rows if row["state"] in ("ACTIVE", "PASSIVE")]
+    return len({row["chain"] for row in paired}) > len({(row["epoch"], row["txn"]) for row in paired})
+
+
+def _space(row: dict[str, Any]) -> str:
+    """Whether a server that serves refuses sends for want of room."""
+    if not row.get("refuses_sends"):
+        return ""
+    return (
+        f"{row['name']} takes no more messages: less than limits.disk_reserve_bytes is free on its disk, or the store is near "
+        "limits.store_max_bytes."
+    )
+
+
 def _scrub(row: dict[str, Any]) -> str:
     """What is not clean about a server's own looking after its bytes."""
     scrub = row.get("scrub") or {}
     if scrub.get("damaged"):
-        return f"{row['name']} found {scrub['damaged']} damaged pages on its disk since it started; replace that disk."
+        return f"{row['name']} found {counted(scrub['damaged'], 'damaged page')} on its disk since it started; replace that disk."
     if scrub.get("digest", 0) < 0:
         return f"{row['name']} keeps no sums of its pages: its store is too large; damage on its disk would go unnoticed."
     return ""
@@ -163,7 +179,7 @@ def _copy(copy: dict[str, Any]) -> str:
     sent, total = copy["bytes"] / 1e6, copy["first_round_bytes"] / 1e6
     if not total:
         return f"The peer is brought up: {way}."
-    done = f", {copy['rounds']} rounds done" if copy["rounds"] else ""
+    done = f", {counted(copy['rounds'], 'round')} done" if copy["rounds"] else ""
     return f"The peer is brought up: {way}, {sent:.1f} of about {max(sent, total):.1f} MB sent{done}."
 
 

@@ -28,6 +28,11 @@ def table(title: str, columns: Sequence[Column], rows: Sequence[Row]) -> str:
     return "\n".join([top, head, rule, *body, *([rule] if body else [])])
 
 
+def counted(number: int, noun: str) -> str:
+    """``1 round``, ``2 rounds``."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def tsv(columns: Sequence[Column], rows: Sequence[Row]) -> str:
     """One line per row, headings first; tabs and line ends inside a cell become spaces."""
     lines = [[column.heading for column in columns], *([_plain(value) for value in row] for row in rows)]

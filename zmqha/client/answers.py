@@ -41,10 +41,12 @@ class Server:
 
 BROKEN = "the connection broke"
 NO_ACCESS = "the server does not accept this client's key (curve_key_file)"
+_ADD_KEY = "add this client's public key to security.client_keys on both servers"
+_GIVE_KEYS = "if the servers use keys, give those of zmqha init: --context zmqha-pair/client/context.toml"
 
 
-def no_session(servers: Sequence[Server], seconds: float, *, connecting: bool) -> ZmqhaError:
-    """Why no session came about within ``seconds``; ``connecting``: there never was one."""
+def no_session(servers: Sequence[Server], seconds: float, *, connecting: bool, keys: bool) -> ZmqhaError:
+    """Why no session came about within ``seconds``; ``connecting``: there never was one; ``keys``: this client uses CURVE."""
     names = ", ".join(known.name for known in servers)
     answers = "; ".join(f"{known.name}: {known.answer}" for known in servers)
     for known in servers:
@@ -63,9 +65,21 @@ def no_session(servers: Sequence[Server], seconds: float, *, connecting: bool) -
         what = f"no active server among {names} within {seconds:g} s"
         return FailoverTimeout(what, cause=answers, cure="look at `zmqha status`")
     if any(known.answer == NO_ACCESS for known in servers):
-        return AccessDenied(
-            f"no access to {names}", cause=answers, cure="add this client's public key to security.client_keys on both servers"
-        )
+        return AccessDenied(f"no access to {names}", cause=answers, cure=_ADD_KEY)
     kind = ConnectionLost if connecting else FailoverTimeout
-    cure = "check that the servers run, the addresses, and the keys (curve_server_key, curve_key_file)"
+    cure = f"check that the servers run, the addresses, and the keys (curve_server_key, curve_key_file){_hint(servers, keys)}"
     return kind(f"no answer from {names} within {seconds:g} s", cause=answers, cure=cure)
+
+
+def no_answer(verb: str, asked: Sequence[Server], seconds: float, why: str, *, keys: bool) -> ZmqhaError:
+    """Why an operator's verb got no answer from any of these servers; ``why``: what all servers say."""
+    names = ", ".join(known.name for known in asked)
+    if all(known.answer == NO_ACCESS for known in asked):
+        return AccessDenied(f"no access to {names}", cause=NO_ACCESS, cure=_ADD_KEY)
+    cure = f"check that the server runs and the address{_hint(asked, keys)}"
+    return ConnectionLost(f"no answer to {verb} from {names} within {seconds:g} s", cause=why, cure=cure)
+
+
+def _hint(servers: Sequence[Server], keys: bool) -> str:
+    """A server that wants CURVE drops a plain client without a word."""
+    return f"; {_GIVE_KEYS}" if not keys and any(known.answer == BROKEN for known in servers) else ""

@@ -205,7 +205,8 @@ class Client:
         """Ask an operator's question.
 
         It goes to the active server, or, while there is none, to whichever answers; ``server`` is the index of a host in the URL.
-        Raises what the server says, ConnectionLost after ``timeout`` seconds or if the connection breaks before the answer.
+        Raises what the server says, ConnectionLost after ``timeout`` seconds or if the connection breaks before the answer,
+        AccessDenied if the key is refused.
         """
         engine = self._usable(draining=True)
         if server is not None and not 0 <= server < len(self.url.hosts):
@@ -224,12 +225,7 @@ class Client:
             finally:
                 session.requests.pop(request.number, None)
         if not answered:
-            whom = self.url.hosts[server] if server is not None else ", ".join(map(str, self.url.hosts))
-            raise ConnectionLost(
-                f"no answer to {verb} from {whom} within {timeout:g} s",
-                cause=engine.failover.error(timeout or 0).cause,
-                cure="check that the server runs and the address",
-            )
+            raise engine.failover.unanswered(verb, server, timeout or 0)
         if request.error is not None:
             raise request.error
         return request.answer

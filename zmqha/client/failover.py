@@ -16,7 +16,7 @@ that refuses and names the active makes that one be asked at once. Times are mil
 import random
 
 from zmqha.client.actions import Action, Ask, Begin, Changed, End, Probe, Reset, State
-from zmqha.client.answers import BROKEN, NO_ACCESS, Server, no_session
+from zmqha.client.answers import BROKEN, NO_ACCESS, Server, no_answer, no_session
 from zmqha.client.url import FOREVER, Options
 from zmqha.core.client_protocol import Envelope, Failure, Opened, Refused
 from zmqha.core.position import NO_EPOCH, Epoch
@@ -42,6 +42,7 @@ class Failover:
         self._servers = [Server(name) for name in names]
         self._minimum = max(1, round(options.reconnect_min * 1000))
         self._maximum = max(self._minimum, round(options.reconnect_max * 1000))
+        self._keys = bool(options.curve_server_key)
         self._heartbeat = round(options.heartbeat * 1000)
         self._ping = self._heartbeat or PING_MS
         self._rng = rng
@@ -182,7 +183,12 @@ class Failover:
 
     def error(self, seconds: float) -> ZmqhaError:
         """Why there is no session, as an exception that names each server's answer."""
-        return no_session(self._servers, seconds, connecting=self.state is State.CONNECTING)
+        return no_session(self._servers, seconds, connecting=self.state is State.CONNECTING, keys=self._keys)
+
+    def unanswered(self, verb: str, server: int | None, seconds: float) -> ZmqhaError:
+        """Why an operator's verb to ``server`` (None: to any) got no answer."""
+        asked = self._servers if server is None else [self._servers[server]]
+        return no_answer(verb, asked, seconds, self.error(seconds).cause, keys=self._keys)
 
     # --- inside -------------------------------------------------------------------------------------------------------------
 

@@ -2,12 +2,12 @@
 
 ::
 
-    zmqha://[user[:password]@]host[:port][,host[:port]]...[/namespace][?key=value[&key=value]...]
+    zmqha://host[:port][,host[:port]]...[?key=value[&key=value]...]
 
 The rules are libpq's: hosts are tried in the order given; one single port after the last host serves all of them
-(``zmqha://a,b:7400``); IPv6 addresses stand in brackets. User, password, namespace and values are percent-decoded. Several URLs
-(a list, or one text with ``;`` between them) mean all their hosts together. An unknown option is an error that names the nearest
-one. A password is never shown: not in ``str``, ``repr`` or an error. Pure: reads no file and asks no name server.
+(``zmqha://a,b:7400``); IPv6 addresses stand in brackets. Values are percent-decoded. Several URLs (a list, or one text with ``;``
+between them) mean all their hosts together. An unknown option is an error that names the nearest one. Users, passwords and namespaces
+are refused, and a password is not shown even then. Pure: reads no file and asks no name server.
 """
 
 import difflib
@@ -71,21 +71,14 @@ class Host:
 
 @dataclass(frozen=True, slots=True)
 class Url:
-    """A parsed URL. ``str`` gives it back in its one normal form, the password masked."""
+    """A parsed URL. ``str`` gives it back in its one normal form."""
 
     hosts: tuple[Host, ...]
-    user: str = ""
-    password: str = field(default="", repr=False)
-    namespace: str = ""
     options: Options = Options()
 
     def __str__(self) -> str:
-        who = quote(self.user, safe="") + (":***" if self.password else "")
         query = "&".join(f"{name}={quote(str(value), safe='')}" for name, value in _changed(self.options).items())
-        return "".join((
-            SCHEME, who + "@" if who else "", ",".join(map(str, self.hosts)),
-            "/" + quote(self.namespace, safe="") if self.namespace else "", "?" + query if query else "",
-        ))  # fmt: skip
+        return "".join((SCHEME, ",".join(map(str, self.hosts)), "?" + query if query else ""))
 
 
 def parse(text: str | Sequence[str], **options: object) -> Url:
@@ -98,14 +91,11 @@ def parse(text: str | Sequence[str], **options: object) -> Url:
     hosts = tuple(dict.fromkeys(host for part in parts for host in part.hosts))
     if len(hosts) > HOSTS_MAX:
         raise UrlError(f"the URL names {len(hosts)} hosts", cause="a pair has two servers", cure="name each server once")
-    first = parts[0]
-    if any((part.user, part.password, part.namespace) != (first.user, first.password, first.namespace) for part in parts):
-        raise UrlError("the URLs of a list differ in user, password or namespace", cure="give all of them the same")
     given: dict[str, object] = {}
     for part in parts:
         given.update(_changed(part.options))
     given.update((name, value) for name, value in options.items() if value is not None)
-    return Url(hosts, first.user, first.password, first.namespace, _options(given))
+    return Url(hosts, _options(given))
 
 
 def default_url(environ: Mapping[str, str]) -> str:
@@ -139,15 +129,19 @@ def _changed(options: Options) -> dict[str, Any]:
 
 def _parse_one(text: str) -> Url:
     def wrong(why: str) -> UrlError:
-        form = "zmqha://[user[:password]@]host[:port][,host[:port]][/namespace][?key=value]"
+        form = "zmqha://host[:port][,host[:port]][?key=value]"
         return UrlError(f"cannot understand the URL {masked(text)!r}", cause=why, cure=f"write {form}")
 
     if not text.startswith(SCHEME):
         raise wrong("it does not begin with zmqha://")
     rest, _, query = text[len(SCHEME) :].partition("?")
-    authority, _, namespace = rest.partition("/")
-    who, _, places = authority.rpartition("@")
-    user, _, password = who.partition(":")
+    places, _, namespace = rest.partition("/")
+    if "@" in places or namespace:
+        raise UrlError(
+            "users and namespaces do not exist in this version",
+            cause="a name that is silently ignored would look like protection",
+            cure="leave them out; access is by key (curve_key_file)",
+        )
     if not places:
         raise wrong("it names no host")
     hosts = [_host(place, wrong) for place in places.split(",")]
@@ -163,7 +157,7 @@ def _parse_one(text: str) -> Url:
         if name in options:
             raise wrong(f"option {name!r} is given twice")
         options[name] = unquote(value)
-    return Url(found, unquote(user), unquote(password), unquote(namespace), _options(options))
+    return Url(found, _options(options))
 
 
 def _host(place: str, wrong: Any) -> tuple[str, int | None]:

@@ -135,6 +135,21 @@ class Acts(Guards):
             self.since_ms = now_ms
         self.state, self.reason = state, reason
 
+    def remember(self, act: str, before: int) -> None:
+        """An operator's act goes to the disk before the store's action number ``before``, which answers: no step is begun for it."""
+        self._add_act(act)
+        self.actions.insert(before, SaveFacts(self.facts))
+
+    def remember_merge(self, act: str) -> None:
+        """Likewise before the branch is handed over. Where the disk does not say BEHIND yet, the act goes there with that."""
+        self._add_act(act)
+        if self.facts.standing is Standing.BEHIND:
+            self.step = Step.DOUBT  # until it is written: an answer must not be taken for that of another step
+            self.actions.append(SaveFacts(self.facts))
+
+    def _add_act(self, act: str) -> None:
+        self.facts = self.facts._replace(audit=(*self.facts.audit, act)).bounded()
+
     # --- what is said to the peer -------------------------------------------------------------------------------------------
 
     def beat(self, now_ms: int) -> None:

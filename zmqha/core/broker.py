@@ -9,7 +9,7 @@ The one rule that joins the parts is ``_durable_txn``: which transactions may be
 from collections import deque
 
 from zmqha.core import limits
-from zmqha.core.actions import PAIR_NUMBER, Action, Commit, SendToClient
+from zmqha.core.actions import PAIR_NUMBER, Action, Commit, Note, SendToClient
 from zmqha.core.client_protocol import (
     Admin,
     Durability,
@@ -80,6 +80,7 @@ from zmqha.core.view import SERVING, Step
 from zmqha.errors import NotActive, ProtocolError, ZmqhaError
 
 HA_PERIOD_MS = 5  # without news the table is looked at this often: its timers are tens of milliseconds, a busy turn is 50 us
+WAITS_AFTER_MS = 5000  # both ends had the time to connect and to settle who serves
 FULL_PAUSE_MS = 200  # after a clean "full": acknowledgements are tried again at this pace, not at the disk's
 
 
@@ -103,6 +104,7 @@ class Broker:
         self._committed_txn = 0
         self._dropped_ms = LONG_AGO
         self._held = False
+        self._waits_told = False
         self.scrubbed = Scrubbed()
         self._told_epoch = NO_EPOCH  # what clients see
         self._paused_until_ms = LONG_AGO
@@ -219,6 +221,14 @@ class Broker:
         self.follower.tick(now_ms)
         self.service.merge.gone(ha.contact.peer_session)  # a new session of the loser ends what an earlier one began
         self.lost_branch.tick(now_ms)
+        if not self._waits_told and now_ms - ha.started_ms >= WAITS_AFTER_MS:
+            self._waits_told = True
+            self._say_what_for(now_ms)
+
+    def _say_what_for(self, now_ms: int) -> None:
+        """Once, a moment after the start: nothing has changed since, so no other line would say why this server does not serve."""
+        if self.ha.state is State.WAITING:
+            self._actions.append(Note("ha.waits", (("sentence", self.operator.waits_for(self, now_ms)),)))
 
     def deadline_ms(self, now_ms: int) -> int:
         """When ``tick`` is needed next at the latest, if nothing happens."""
@@ -328,6 +338,7 @@ class Broker:
         if self.space.nearly_full != self._held:
             self._held = self.space.nearly_full
             self.service.hold_sends(no_space(ha.identity.node_id) if self._held else None)
+            self._actions.append(self.space.news(event))
 
     def _follower_full(self, copy_bytes: int) -> None:
         self.ha.store_full = True

@@ -47,13 +47,14 @@ def conditions_of(guard: Guard) -> tuple[Condition, ...]:
 
 
 def seconds(ms: int) -> str:
-    """0.75 s, 12 s, 3 min 12 s, 2 h 5 min, 4 d 7 h."""
+    """0.75 s, 12 s, 1 min, 3 min 12 s, 2 h 5 min, 4 d 7 h."""
     if ms < 10_000:
         return f"{max(0, ms) / 1000:.2f}".rstrip("0").rstrip(".") + " s"
     whole = ms // 1000
     for large, small, size, part in (("d", "h", 86_400, 3600), ("h", "min", 3600, 60), ("min", "s", 60, 1)):
         if whole >= size:
-            return f"{whole // size} {large} {whole % size // part} {small}"
+            rest = whole % size // part
+            return f"{whole // size} {large} {rest} {small}" if rest else f"{whole // size} {large}"
     return f"{whole} s"
 
 
@@ -74,7 +75,7 @@ def _last_heard(view: View, now_ms: int) -> str:
 
 def _peer_says(view: View, now_ms: int) -> str:
     peer = view.contact.beat
-    return f"it says {peer.state}" if peer is not None and view.heard(now_ms) else "it is not heard"
+    return f"the peer says {peer.state}" if peer is not None and view.heard(now_ms) else "the peer is not heard"
 
 
 def _last_failed(view: View, now_ms: int) -> str:
@@ -88,7 +89,7 @@ def _standing(view: View, now_ms: int) -> str:
 
 def _peer_standing(view: View, now_ms: int) -> str:
     peer = view.contact.beat
-    return f"it is {peer.standing}, epoch {peer.epoch.counter}" if peer is not None else "it is not heard"
+    return f"the peer is {peer.standing}, epoch {peer.epoch.counter}" if peer is not None else "the peer is not heard"
 
 
 def _unbroken(view: View, now_ms: int) -> str:

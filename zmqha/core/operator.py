@@ -55,7 +55,7 @@ class Operator:
             case "resync":
                 return self._resync(broker, arguments, now_ms)
             case "merge":
-                return self._merge(broker, arguments)
+                return self._merge(broker, arguments, now_ms)
             case "merges":
                 return self._merges(broker, now_ms)
             case "version":
@@ -113,7 +113,10 @@ class Operator:
             return f"{me} runs without a peer: losing it loses every message it holds."
         if ha.state is State.STANDALONE:
             doing = "is copying" if heard and peer is not None and peer.state is State.PASSIVE_SYNC else "is not in sync"
-            return f"{me} serves alone, {other} {doing}: losing {me} now loses every message not consumed since epoch {ha.epoch}."
+            return (
+                f"{me} serves alone, {other} {doing}: losing {me} now loses every message confirmed since epoch "
+                f"{ha.epoch.counter} and not yet consumed."
+            )
         if ha.state is State.PASSIVE_SYNC:
             return f"{me} is copying: losing {other} now loses acknowledged messages that only {other} holds."
         if heard and peer is not None and peer.state in (State.ACTIVE, State.STANDALONE):
@@ -127,6 +130,8 @@ class Operator:
         me, other = ha.identity.node_id, ha.identity.peer_id
         if ha.contact.foreign:
             return f"{ha.contact.foreign} speaks on the peer port of {me}; this is not its peer, check the configuration."
+        if ha.no_room:
+            return f"{me} cannot look at its store: {ha.no_room}. Free disk space; it looks again every second."
         if ha.diverged is not None:
             return f"both stores hold confirmed messages that the other lacks ({ha.diverged.why}); {self._branch(broker, now_ms)}"
         if heard and ha.mismatch():
@@ -236,6 +241,7 @@ class Operator:
             "version": self.pair.version,
             "since_ms": now_ms - ha.since_ms,
             "acts": acts(ha.durable.audit),
+            "refuses_sends": broker.serving and broker.space.nearly_full,
             "scrub": broker.scrubbed._asdict(),
         }
 
@@ -308,9 +314,13 @@ class Operator:
         if to == ha.identity.node_id and broker.serving:
             raise OperationFailed(f"{to} is active already", cause="nothing is to be switched", cure="look at `zmqha status`")
         if to != ha.identity.peer_id:
-            raise OperationFailed(f"no server {to!r} here", cause=f"the other server is {ha.identity.peer_id!r}")
+            raise OperationFailed(
+                f"no server {to!r} here",
+                cause=f"the other server is {ha.identity.peer_id!r}",
+                cure=f"zmqha switchover --to {ha.identity.peer_id}",
+            )
         if ha.sub(now_ms) is Sub.LEAVING:
-            raise OperationFailed("a switchover is under way already", cause=ha.reason)
+            raise OperationFailed("a switchover is under way already", cause=ha.reason, cure="wait, then look at `zmqha status`")
         reason = str(arguments.get("reason") or "")
         ha.leave("switchover by an operator" + (f" ({reason[:100]})" if reason else ""), now_ms, exit=False)
         return {"from": ha.identity.node_id, "to": to, "started": True}
@@ -322,7 +332,7 @@ class Operator:
                 cause="messages that only the other server holds would be given up",
                 cure="start the other server if you can; otherwise say the flag",
             )
-        broker.ha.promote(str(arguments.get("by") or "an operator")[:60], f"{broker.wall_ms} ms", now_ms)
+        broker.ha.promote(_who(arguments), f"{broker.wall_ms} ms", now_ms)
         return {"promoted": broker.ha.identity.node_id, "position": str(broker.ha.position)}
 
     def _resync(self, broker: "Broker", arguments: dict[str, Any], now_ms: int) -> dict[str, Any]:
@@ -330,16 +340,24 @@ class Operator:
             raise OperationFailed(
                 "resync needs --discard-own",
                 cause="confirmed messages that only this server holds would be given up (its files are kept aside)",
+                cure="say the flag, or keep them: zmqha merge",
             )
-        broker.ha.resync(now_ms)
+        ha = broker.ha
+        act = f"{broker.wall_ms} ms resync by {_who(arguments)}, store at {ha.position} set aside"
+        begun = len(ha.actions)
+        ha.resync(now_ms)
+        ha.remember(act, before=begun)
         return {"resync": broker.ha.identity.node_id}
 
-    def _merge(self, broker: "Broker", arguments: dict[str, Any]) -> dict[str, Any]:
+    def _merge(self, broker: "Broker", arguments: dict[str, Any], now_ms: int) -> dict[str, Any]:
         """Hand the own branch over; ``dry_run``: say what would be."""
         ha = broker.ha
         if arguments.get("dry_run") is True:
             return self._dry_run(broker)
         ha.merge()
+        ha.remember_merge(
+            f"{broker.wall_ms} ms merge by {_who(arguments)}, branch at {ha.position} goes to {ha.identity.peer_id}"
+        )
         return {"merge": ha.identity.node_id, "into": ha.identity.peer_id, "started": True}
 
     def _merges(self, broker: "Broker", now_ms: int) -> dict[str, Any]:
@@ -387,6 +405,11 @@ def _report(report: MergeReport) -> dict[str, Any]:
         "ranges": [each._asdict() for each in report.ranges],
         "audit": list(report.audit),
     }
+
+
+def _who(arguments: dict[str, Any]) -> str:
+    """Who gives an order, for the record."""
+    return str(arguments.get("by") or "an operator")[:60]
 
 
 def acts(audit: tuple[str, ...]) -> list[dict[str, Any]]:

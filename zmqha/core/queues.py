@@ -78,7 +78,7 @@ class Queue:
         if held + messages > most:
             raise QueueFull(
                 f"queue {self.name} is full",
-                cause=f"it holds {held} messages of at most {most}",
+                cause=f"it holds {held} messages of at most {most}, and this batch brings {messages}",
                 cure=f"consume from it, or raise its limit: zmqha queue add {self.name} --max-messages N",
             )
         most_bytes = self.max_bytes or default_bytes
@@ -86,7 +86,7 @@ class Queue:
         if held_bytes + size > most_bytes:
             raise QueueFull(
                 f"queue {self.name} is full",
-                cause=f"it holds {held_bytes} bytes of at most {most_bytes}",
+                cause=f"it holds {held_bytes} bytes of at most {most_bytes}, and this batch brings {size}",
                 cure=f"consume from it, or raise its limit: zmqha queue add {self.name} --max-bytes N",
             )
 

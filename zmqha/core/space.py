@@ -5,6 +5,7 @@ that left for want of space stays away. Below ``EPOCH_BYTES`` no new epoch is be
 """
 
 from zmqha.core import limits
+from zmqha.core.actions import Note
 from zmqha.core.events import StoreBeat
 from zmqha.errors import NoSpace
 
@@ -30,6 +31,14 @@ class Space:
         """A follower ran out of space and needs so many bytes to go on with its copy; 0: the reserve is enough."""
         self._copy_bytes = copy_bytes
         self.for_copy = False
+
+    def news(self, beat: StoreBeat) -> Note:
+        """For the log, where ``nearly_full`` has just changed."""
+        fields = (
+            ("free_bytes", beat.free_bytes), ("used_bytes", beat.used_bytes), ("reserve_bytes", self._reserve_bytes),
+            ("max_bytes", self._max_bytes),
+        )  # fmt: skip
+        return Note("space.low", fields) if self.nearly_full else Note("space.ok", fields)
 
     def look(self, beat: StoreBeat) -> None:
         """A new look at the disk."""

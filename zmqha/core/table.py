@@ -131,7 +131,7 @@ TABLE: tuple[Row, ...] = (
         "one server is configured", "STANDALONE",
         "one server: development, or growing later"),
     Row("T2 lost", (_W,), Acts.lost_against_peer, _records_loss,
-        "diverged from the serving peer", "WAITING, BEHIND",
+        "diverged from the serving peer, and the disk does not say so yet", "WAITING, BEHIND",
         "this store has lost; it must never serve by itself again"),
     Row("merge off", (_W,), Acts.cannot_merge_on, lambda ha, now: ha.stop_merging(now),
         "a branch is being handed over, and the winner is lost, or in another session or epoch", "unchanged",

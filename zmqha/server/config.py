@@ -11,6 +11,7 @@ checkable on a machine that holds neither server's secrets.
 """
 
 import difflib
+import errno
 import ipaddress
 import os
 import socket
@@ -35,6 +36,7 @@ __all__ = [
     "changed_at_runtime",
     "load",
     "names",
+    "not_here",
     "with_runtime_changes",
 ]
 
@@ -157,6 +159,30 @@ class SystemNetwork:
                 return str(probe.getsockname()[0])
         except OSError:
             return ""
+
+
+def not_here(config: Config) -> tuple[str, ...]:
+    """Own addresses that this machine does not have now, as warnings: the server would start, and nobody could connect to it."""
+    own = config.own
+    hosts: dict[str, str] = {}
+    for label, address in (("client", own.client_bind), ("peer", own.peer), ("lan", own.lan)):
+        if address:
+            hosts.setdefault(address.host, label)
+    return tuple(
+        f"server.{own.name}.{label}: {host} is no address of this machine now"
+        for host, label in hosts.items()
+        if not _is_own(host)
+    )
+
+
+def _is_own(host: str) -> bool:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.bind((host, 0))
+    except OSError as error:
+        return error.errno != errno.EADDRNOTAVAIL
+    return True
 
 
 def load(path: Path | str, name: str = "", *, environ: Mapping[str, str] | None = None, network: Network | None = None) -> Config:

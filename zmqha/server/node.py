@@ -45,6 +45,7 @@ log = logging.getLogger("zmqha")
 
 STORE_LOOK_MS = 200  # how often the store thread's progress is looked at
 CLIENTS_AT_ONCE = 16  # messages taken before the bound on accepted work is looked at again
+WARNINGS = frozenset({"space.low"})  # notes of the core that somebody should act on
 FAULT_LINE_MS = 1000  # at most one log line per second about refused frames
 
 
@@ -72,6 +73,13 @@ class Network:
         self.listener = listener
         self.prober = prober
         self.datagrams = datagrams
+
+    @property
+    def absent(self) -> tuple[str, ...]:
+        """Endpoints whose address this machine does not have now."""
+        bulk = self.source.waiting if self.source is not None else []
+        links = [endpoint for link in self.links for endpoint in link.waiting]
+        return tuple(endpoint.removeprefix("tcp://") for endpoint in (*self.clients.waiting, *links, *bulk))
 
     def close(self) -> None:
         """At the end of the process."""
@@ -110,6 +118,7 @@ class Node:
         self._fault_line_ms = 0
         self._store_look_ms = 0
         self._space_seen: Space | None = None
+        self._absent_told: tuple[str, ...] = ()
         self._store_seen = (0, clock_ms())  # (what it has done, when that last moved)
 
     def run(self) -> int:
@@ -215,6 +224,7 @@ class Node:
         if now_ms - self._store_look_ms >= STORE_LOOK_MS or self.store.space is not self._space_seen:
             self._store_look_ms = now_ms
             self._look_at_store(now_ms)
+            self._tell_absent()
             self._on_look(self)
 
     def _look_at_store(self, now_ms: int) -> None:
@@ -278,7 +288,7 @@ class Node:
                 assert network.prober is not None
                 network.prober.start(now_ms, sent_ms)
             case Note(event, fields):
-                log.info("%s", event, extra={"fields": fields})
+                log.log(logging.WARNING if event in WARNINGS else logging.INFO, "%s", event, extra={"fields": fields})
             case Halt(reason, code):
                 log.info("server.exit", extra={"fields": (("reason", reason), ("code", code))})
                 self.exit_code = code
@@ -300,6 +310,18 @@ class Node:
     def _peer_fault(self, error: ProtocolError) -> None:
         self.broker.protocol_faults += 1
         self.broker.last_fault = f"peer: {error.what}"
+
+    def _tell_absent(self) -> None:
+        """A port that cannot be opened since its address is missing: nothing else would show why nobody gets through."""
+        absent = self.network.absent
+        for port in absent:
+            if port not in self._absent_told:
+                why = "this machine does not have the address now: nobody can connect there; tried again every 0.5 s"
+                log.warning("port.absent", extra={"fields": (("port", port), ("why", why))})
+        for port in self._absent_told:
+            if port not in absent:
+                log.info("port.open", extra={"fields": (("port", port),)})
+        self._absent_told = absent
 
     def _tell_faults(self, now_ms: int) -> None:
         """Refused input is logged once per second at most."""

@@ -33,7 +33,8 @@ class PeerLink:
         self.binds = binds
         self.socket: Socket | None = None
         self.deadline_ms: int | None = None  # when tick is next needed; 0: at once
-        self.error = ""  # why there is no socket, for `status`
+        self.error = ""  # why there is no socket, for people
+        self.waiting: list[str] = []  # the endpoint, while this machine does not have its address
         self.rebuilds = 0
         self.multipart = 0  # dropped messages of several frames
         self.unsent = 0  # frames that found no peer or a full queue
@@ -111,7 +112,8 @@ class PeerLink:
             if error.errno not in sockets.PASSING:
                 raise
             self.error = str(error)
+            self.waiting = [self.endpoint] if error.errno in sockets.ABSENT else []
             self.deadline_ms = now_ms + (sockets.REBIND_MS if error.errno == zmq.EADDRINUSE else sockets.ABSENT_MS)
             return
         self.socket = socket
-        self.error = ""
+        self.error, self.waiting = "", []

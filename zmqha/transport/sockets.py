@@ -34,7 +34,8 @@ EVENTS = int(zmq.EVENTS)
 READABLE = int(zmq.POLLIN)
 ZERO_COPY_BYTES = 64 * limits.KIB  # below, copying is cheaper than bookkeeping (pyzmq #1036)
 
-PASSING = frozenset({errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.ENODEV, errno.EMFILE, errno.ENFILE})
+ABSENT = frozenset({errno.EADDRNOTAVAIL, errno.ENODEV})
+PASSING = ABSENT | {errno.EADDRINUSE, errno.EMFILE, errno.ENFILE}
 
 
 class Profile(NamedTuple):
@@ -91,7 +92,7 @@ class Listener:
     def __init__(self, socket: Socket, endpoints: Iterable[str]) -> None:
         """Raises ConfigError if an endpoint is taken by somebody else or cannot be understood."""
         self._socket = socket
-        self.waiting: list[str] = []  # endpoints not bound yet; for `status`
+        self.waiting: list[str] = []  # endpoints not bound yet; the log names them
         self._due_ms = 0
         for endpoint in endpoints:
             try:

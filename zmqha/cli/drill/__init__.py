@@ -6,7 +6,7 @@ import click
 
 from zmqha.cli.drill.cases import CASES, Case
 from zmqha.cli.invocation import Invocation, command, pass_invocation
-from zmqha.cli.table import Column
+from zmqha.cli.table import Column, counted
 from zmqha.errors import OperationFailed
 
 RATE = 500
@@ -56,7 +56,7 @@ def drill(invocation: Invocation, wanted: str | None, listing: bool, repeat: int
     faults = [f"{outcome.case}: {fault}" for outcome in outcomes for fault in outcome.faults]
     if faults:
         raise OperationFailed(
-            f"{len(faults)} promises were not kept: {'; '.join(faults)}",
+            f"{counted(len(faults), 'promise')} not kept: {'; '.join(faults)}",
             cause="a gap over its limit may be a very busy machine; anything else must not happen and is a bug",
             cure=f"run it again alone: zmqha drill --seed {seed} --cases {faults[0].partition(':')[0]} --repeat 5",
         )
