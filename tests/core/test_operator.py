@@ -7,7 +7,9 @@ import pytest
 
 from tests.core.ha_rig import LINE, Rig, at, entry
 from zmqha.core import actions as act
+from zmqha.core.advice import waits_for
 from zmqha.core.broker import Broker
+from zmqha.core.lost_branch import LostBranch
 from zmqha.core.operator import Operator, Pair
 from zmqha.core.peer_protocol import Standing, State
 from zmqha.core.position import Epoch, Mode
@@ -86,4 +88,4 @@ def test_a_second_switchover_is_told_to_wait() -> None:
 def test_a_server_whose_disk_is_too_full_to_look_at_its_store_says_so() -> None:
     rig = Rig()
     rig.ha.no_room = "the disk is full"
-    assert "Free disk space" in OPERATOR.waits_for(cast(Broker, SimpleNamespace(ha=rig.ha)), rig.now_ms)
+    assert "Free disk space" in waits_for(rig.ha, LostBranch(rig.ha), rig.now_ms)

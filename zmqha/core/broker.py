@@ -10,6 +10,7 @@ from collections import deque
 
 from zmqha.core import limits
 from zmqha.core.actions import PAIR_NUMBER, Action, Commit, Note, SendToClient
+from zmqha.core.advice import waits_for
 from zmqha.core.client_protocol import (
     Admin,
     Durability,
@@ -228,7 +229,7 @@ class Broker:
     def _say_what_for(self, now_ms: int) -> None:
         """Once, a moment after the start: nothing has changed since, so no other line would say why this server does not serve."""
         if self.ha.state is State.WAITING:
-            self._actions.append(Note("ha.waits", (("sentence", self.operator.waits_for(self, now_ms)),)))
+            self._actions.append(Note("ha.waits", (("sentence", waits_for(self.ha, self.lost_branch, now_ms)),)))
 
     def deadline_ms(self, now_ms: int) -> int:
         """When ``tick`` is needed next at the latest, if nothing happens."""
