@@ -6,12 +6,14 @@ from tests.core.ha_rig import E1, E2, E3, LINE, Rig, at, entry
 from zmqha.core import actions as act
 from zmqha.core.actions import ResetPath
 from zmqha.core.contact import LONG_AGO
+from zmqha.core.events import KeepRefused
+from zmqha.core.lost_branch import LostBranch
 from zmqha.core.peer_protocol import NO_SESSION, Beat, Drop, Grant, Session, Standing, State, Sub
 from zmqha.core.position import NOWHERE, Epoch, Mode
 from zmqha.core.table import TABLE
 from zmqha.core.timers import REJOIN_MS
 from zmqha.core.view import Step
-from zmqha.errors import OperationFailed, Unfinished
+from zmqha.errors import OperationFailed, StoreDamaged, Unfinished
 
 # --- start and waiting ------------------------------------------------------------------------------------------------------
 
@@ -103,6 +105,17 @@ def test_t2_merge_a_store_that_cannot_be_kept_is_tried_again_later_and_never_han
     rig.ha.keep_failed("no room", rig.now_ms)
     rig.run(1000)
     assert len(rig.asked(act.KeepBranch)) == 1 and not rig.ha.merging
+    rig.run(5000)
+    assert len(rig.asked(act.KeepBranch)) == 2
+
+
+def test_t2_merge_ends_when_the_kept_store_cannot_be_read_and_is_tried_again_later() -> None:
+    rig = diverged()
+    rig.ha.branch_kept()
+    LostBranch(rig.ha).receive(KeepRefused(StoreDamaged("it cannot be read")), rig.now_ms)
+    rig.run(1000)
+    assert not rig.ha.merging and not rig.asked(act.Follow)
+    assert "cannot be read" in rig.ha.keep_refused and len(rig.asked(act.KeepBranch)) == 1
     rig.run(5000)
     assert len(rig.asked(act.KeepBranch)) == 2
 

@@ -1,15 +1,16 @@
 """Two store threads, one following the other: sums go over at a takeover, damage on either side is found and said."""
 
 import random
+import struct
 from pathlib import Path
 
 import pytest
 from rejoining import Machine, bring_up, stream
 
 from zmqha.core import lmdb_page, shipment
-from zmqha.core.actions import Claim, Commit, CopyOut, Follow, Journal, StandDown, TakeCopy
+from zmqha.core.actions import Claim, Commit, CopyOut, Follow, Journal, KeepBranch, ReadBranch, StandDown, TakeCopy
 from zmqha.core.events import Committed as CommittedEvent
-from zmqha.core.events import CopyBegun, CopyDone, CopyPart, Damaged, Event, ShipmentRefused
+from zmqha.core.events import CopyBegun, CopyDone, CopyPart, Damaged, Event, KeepRefused, ShipmentRefused, Surveyed
 from zmqha.core.facts import NodeFacts
 from zmqha.core.peer_protocol import NO_SESSION, CopyBegin, CopyEnd, CopyPages, Held, Standing, Way
 from zmqha.core.position import NOWHERE, Epoch
@@ -135,6 +136,25 @@ def a_value(side: Side) -> int:
     """The first page of a stored message."""
     data = side.path.read_bytes()
     return next(page for page in side.sums() if int.from_bytes(data[page * 4096 + 10 : page * 4096 + 12], "little") == 4)
+
+
+def root_of(path: Path, database: bytes) -> int:
+    """The root page of one of LMDB's named databases."""
+    reader = PageReader(path)
+    try:
+        meta = reader.newest()
+        return int(_walk_to(reader.page(meta.main_root, meta), database))
+    finally:
+        reader.close()
+
+
+def _walk_to(leaf: memoryview, database: bytes) -> int:
+    (lower,) = struct.unpack_from("<H", leaf, 12)
+    for node in struct.unpack_from(f"<{(lower - 16) // 2}H", leaf, 16):
+        (key,) = struct.unpack_from("<H", leaf, node + 6)
+        if bytes(leaf[node + 8 : node + 8 + key]) == database:
+            return int(struct.unpack_from("<Q", leaf, node + 8 + key + 40)[0])
+    raise AssertionError(f"there is no database {database!r}")
 
 
 def test_a_sound_pair_raises_no_alarm_and_says_how_far_it_is(pair: Pair) -> None:
@@ -299,3 +319,66 @@ def test_a_bit_that_flipped_while_nobody_looked_shows_once_the_copy_follows(
     while b.thread._following.applies:
         b.thread._background()
     assert any(isinstance(event, Damaged) for event in (*said, *b.events))
+
+
+# --- a store that cannot be read --------------------------------------------------------------------------------------------
+
+
+def overwrite(path: Path, page: int, content: bytes) -> None:
+    with path.open("r+b", buffering=0) as file:
+        file.seek(page * 4096)
+        file.write(content)
+
+
+@pytest.mark.parametrize("database", [b"state", b"log"])  # read by LMDB, and only to tell the position
+def test_damage_in_the_newest_transaction_is_set_aside_and_not_a_crash(database: bytes, tmp_path: Path) -> None:
+    a, rng = Machine(tmp_path / "a", "a"), random.Random(3)
+    a.claim()
+    for _ in range(10):
+        a.commit(rng)
+    store = a.directory / STORE_FILE
+    overwrite(store, root_of(store, database), bytes(4096))
+
+    found = a.inspect()
+    assert not found.present and found.fault
+    assert not store.exists() and store.with_name(f"{STORE_FILE}.damaged-1").exists()
+
+
+@pytest.fixture
+def lost(tmp_path: Path) -> Machine:
+    """The loser of a divergence, whose log is damaged on a page that the last transactions did not write."""
+    machine, rng = Machine(tmp_path / "a", "a"), random.Random(3)
+    machine.claim()
+    for _ in range(60):
+        machine.commit(rng, size=200)
+    machine.inspect()
+    return machine
+
+
+def break_log(machine: Machine) -> None:
+    store = machine.directory / STORE_FILE
+    root = root_of(store, b"log")
+    page = root
+    content = store.read_bytes()[root * 4096 : root * 4096 + 4096]
+    if content[10] == 1:  # a branch: its first leaf
+        (node,) = struct.unpack_from("<H", content, 16)
+        page = struct.unpack_from("<Q", content, node)[0] & ((1 << 48) - 1)
+    overwrite(store, page, bytes(4096))
+
+
+def test_a_damaged_branch_that_cannot_be_counted_is_refused_and_not_a_crash(lost: Machine) -> None:
+    break_log(lost)
+    assert lost.inspect().present
+    for keep in (False, True):
+        (said,) = lost.do(KeepBranch(0, keep=keep))
+        assert isinstance(said, KeepRefused) and "cannot be read" in said.error.what
+    assert lost.inspect().kept.state == ""
+
+
+def test_a_kept_branch_that_is_damaged_before_it_is_read_is_refused(lost: Machine) -> None:
+    (said,) = lost.do(KeepBranch(0, keep=True))
+    assert isinstance(said, Surveyed)
+    break_log(lost)
+    (said,) = lost.do(ReadBranch(1, True, 0, 1 << 20))
+    assert isinstance(said, KeepRefused)
+    assert lost.do(ReadBranch(1, False, 0, 1 << 20)) == [], "nothing is read any more"

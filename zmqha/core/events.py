@@ -208,7 +208,7 @@ class Surveyed(NamedTuple):
 
 
 class KeepRefused(NamedTuple):
-    """The store cannot be kept: no room, or no hard links."""
+    """The store cannot be kept: no room, no hard links, or it is damaged and cannot be read (also later, while it is handed over)."""
 
     error: ZmqhaError
 

@@ -185,9 +185,11 @@ class HA(Acts):
         self.kept, self.merging, self.keep_refused = KeptBranch("merging"), True, ""
 
     def keep_failed(self, reason: str, now_ms: int) -> None:
-        """The store could not be kept; nothing of it was handed over."""
-        assert self.step is Step.KEEP, self.step
-        self.step = Step.NONE
+        """The store could not be kept, and nothing of it was handed over; or it is kept and cannot be read (on)."""
+        assert self.step is Step.KEEP or self.merging, self.step
+        if self.step is Step.KEEP:
+            self.step = Step.NONE
+        self.merging = False
         self.keep_refused, self.keep_refused_ms = reason, now_ms
         self.note("ha.keep_refused", reason=reason)
 

@@ -46,7 +46,7 @@ class LostBranch:
                 if kept and ha.step is Step.KEEP:
                     ha.branch_kept()
             case KeepRefused(error):
-                if ha.step is Step.KEEP:
+                if ha.step is Step.KEEP or ha.merging:
                     ha.keep_failed(f"{error.what}: {error.cause}; {error.cure}", now_ms)
             case SalvagePart():
                 self._salvager.part(event, now_ms)

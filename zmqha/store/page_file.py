@@ -156,11 +156,9 @@ class PageReader:
         self._view = memoryview(self._map)
 
     def _unmap(self) -> None:
-        self._view.release()
+        """The map is gone with the last slice of it: an error that is on its way holds some."""
         self._view = memoryview(b"")
-        if self._map is not None:
-            self._map.close()
-            self._map = None
+        self._map = None
 
 
 class PageWriter:
