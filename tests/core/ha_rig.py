@@ -168,6 +168,11 @@ class Rig:
                     self._begin(epoch, Mode.PAIRED)
                     ha.paired(self.position, self.lineage, self.now_ms)
 
+    def halt(self, why: str) -> None:
+        """A commit came upon damage: what was asked for is not done."""
+        self._store = [action for action in self._store if not isinstance(action, act.Claim | act.PairUp)]
+        self.ha.damaged(why, halted=True)
+
     def _begin(self, epoch: Epoch, mode: Mode) -> None:
         self.lineage = (*self.lineage, LineageEntry(epoch, mode, self.position.txn + 1, self.position.chain, "a"))
         self.position = at(epoch, self.position.txn + 1)

@@ -737,6 +737,34 @@ def test_t18_a_grant_that_never_comes_to_an_end_does_not_keep_a_damaged_server()
     assert rig.state is State.WAITING and rig.ha.durable.standing is Standing.BEHIND
 
 
+@pytest.mark.parametrize("before", ["standalone", "active", "feeding"])
+def test_t18_a_commit_that_comes_upon_damage_ends_the_role_at_once_whatever_waits_for_its_answer(before: str) -> None:
+    rig = Rig()
+    getattr(rig, before)()
+    rig.store_answers = False
+    if before == "feeding":
+        rig.run(1500)
+        assert rig.ha.step is Step.PAIR, "never answered"
+    rig.halt(ROT)
+    rig.step()
+    assert (rig.state, rig.ha.step) == (State.WAITING, Step.INSPECT)
+    rig.store_answers = True
+    rig.run(300)
+    assert rig.ha.durable.standing is Standing.BEHIND and rig.ha.durable.doubted and not rig.ha.store_halted
+
+
+def test_t18_a_claim_that_comes_upon_damage_closes_the_store_again() -> None:
+    rig = Rig(standing=Standing.SOLE)
+    rig.silence()
+    rig.run(REJOIN_MS)
+    rig.store_answers = False
+    rig.run(3000)
+    assert (rig.state, rig.ha.step) == (State.WAITING, Step.CLAIM)
+    rig.halt(ROT)
+    rig.step()
+    assert rig.ha.step is Step.INSPECT, "and not only written down"
+
+
 def test_a_copy_ends_the_doubt() -> None:
     rig = Rig(primary=False)
     rig.passive()
@@ -777,6 +805,10 @@ def test_what_an_operator_promoted_as_it_is_serves_until_it_is_paired() -> None:
     rig.ha.damaged(ROT)
     rig.run(100)
     assert rig.state is State.STANDALONE
+    assert [claim.as_it_is for claim in rig.asked(act.Claim)] == [True]
+    rig.halt(ROT)
+    rig.run(100)
+    assert rig.state is State.WAITING, "the store thread has stopped"
 
 
 def test_f2_what_the_peer_said_before_this_session_began_is_no_ground_for_a_copy_an_election_or_a_divergence() -> None:

@@ -86,6 +86,8 @@ class StoreThread:
         self._busy = False
         self._sums = False  # of all pages, handed over from the replica
         self._told_rot = False
+        self._halted = False  # a commit came upon a flipped bit
+        self._as_it_is = False  # an operator promoted this very store
         clock.after(SCRUB_MS, self._scrub)
 
     @property
@@ -158,6 +160,8 @@ class StoreThread:
         sync, quick = self.speed.sync_ms(self._random), self.speed.page_ms(self._random)
         if isinstance(action, act.Claim | act.PairUp | act.Follow | act.SaveFacts):
             sync += self.speed.step_stall(action)
+        if self._halted and isinstance(action, act.Commit | act.Claim | act.PairUp | act.CopyOut):
+            return [(0, lambda: None)]
         match action:
             case act.Commit():
                 return [(sync, lambda: self._commit(action))]
@@ -229,7 +233,18 @@ class StoreThread:
         self.store.apply(action.work)
         self._past.committed(txn.position.txn, action.work)
         self._disk.write(txn.position, synced=action.solo)
+        if self._comes_upon_rot():
+            return
         self._report(ev.Committed(action.work.number, _shipment(txn), None))
+
+    def _comes_upon_rot(self) -> bool:
+        """Did this transaction change the page that has rotted: then it has no other answer, and nothing is done until StandDown."""
+        if not self._disk.rotten or self._as_it_is or self._random.random() > 0.3:
+            return False
+        self._halted = True
+        self._stop_copy()
+        self._report(ev.Damaged("page 7 of the store did not hold what was written there when a commit changed it", halted=True))
+        return True
 
     def _settle(self) -> None:
         """Flush the journal, all of it; the replica is closed."""
@@ -245,7 +260,9 @@ class StoreThread:
     def _open_for(self, action: act.Claim) -> None:
         if self.store is None:
             self._open()
+        self._as_it_is = action.as_it_is
         self._begin_epoch(action.epoch, Mode.SOLE, action.reason)
+        self._comes_upon_rot()
 
     def _open(self) -> None:
         """LMDB opens the store."""
@@ -266,6 +283,8 @@ class StoreThread:
         return txn
 
     def _claimed(self, action: act.Claim) -> None:
+        if self._halted:
+            return
         position = self._disk.position
         assert position is not None
         self._disk.write(position, synced=True)
@@ -283,7 +302,10 @@ class StoreThread:
 
     def _paired(self, action: act.PairUp) -> None:
         assert self.store is not None
+        self._as_it_is = False
         txn = self._begin_epoch(action.epoch, Mode.PAIRED, action.reason)
+        if self._comes_upon_rot():
+            return
         self._report(ev.Committed(act.PAIR_NUMBER, _shipment(txn), txn.lineage))
 
     def _fetch(self, action: act.Fetch) -> None:
@@ -483,7 +505,7 @@ class StoreThread:
 
     def _close(self) -> None:
         self._stop_copy()
-        self.store = None
+        self.store, self._halted = None, False
 
     def _inspect(self, discard: bool) -> None:
         disk = self._disk

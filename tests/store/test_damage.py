@@ -8,14 +8,15 @@ import pytest
 from rejoining import Machine, bring_up, stream
 
 from zmqha.core import lmdb_page, shipment
-from zmqha.core.actions import Claim, Commit, CopyOut, Follow, Journal, KeepBranch, ReadBranch, StandDown, TakeCopy
+from zmqha.core.actions import Claim, Commit, CopyOut, Follow, Journal, KeepBranch, PairUp, ReadBranch, StandDown, TakeCopy
 from zmqha.core.events import Committed as CommittedEvent
-from zmqha.core.events import CopyBegun, CopyDone, CopyPart, Damaged, Event, KeepRefused, ShipmentRefused, Surveyed
+from zmqha.core.events import CopyBegun, CopyDone, CopyPart, Damaged, Event, Inspected, KeepRefused, ShipmentRefused, Surveyed
 from zmqha.core.facts import NodeFacts
 from zmqha.core.peer_protocol import NO_SESSION, CopyBegin, CopyEnd, CopyPages, Held, Standing, Way
 from zmqha.core.position import NOWHERE, Epoch
 from zmqha.core.shipment import Shipment
 from zmqha.core.work import Append, CursorRow, Work
+from zmqha.store import records
 from zmqha.store.node_state import STATE_FILE, NodeState
 from zmqha.store.page_file import STORE_FILE, PageReader
 from zmqha.store.writer import StoreThread
@@ -206,6 +207,61 @@ def test_a_flipped_bit_on_the_passive_is_found_and_the_page_named(pair: Pair) ->
     flip(pair.b.path, page)
     pair.b.look()
     assert pair.b.damage() == [f"page {page} of the store does not hold what was written there"]
+
+
+def a_row(side: Side) -> tuple[int, int]:
+    """(page, where in it) of the last byte of a row that no commit of this test writes: the lineage's."""
+    page = root_of(side.path, b"state")
+    content = side.path.read_bytes()[page * 4096 : page * 4096 + 4096]
+    (lower,) = struct.unpack_from("<H", content, 12)
+    for node in struct.unpack_from(f"<{(lower - 16) // 2}H", content, 16):
+        size, _, _, key = struct.unpack_from("<HHHH", content, node)
+        if content[node + 8 : node + 8 + key] == records.LINEAGE:
+            return page, node + 8 + key + size - 1
+    raise AssertionError("no lineage on the root page")
+
+
+def test_a_commit_that_copies_a_damaged_page_is_told_to_nobody(pair: Pair) -> None:
+    pair.ship(3)
+    pair.a.look()
+    pair.b.look()
+    replica = pair.b.thread._following.replica
+    assert replica is not None
+    before, page_and_place = replica.position, a_row(pair.a)
+    flip(pair.a.path, *page_and_place)
+    said = len(pair.a.events)
+    for _ in range(2):  # the second was on its way already
+        pair.a.thread._do(Commit(Work(99, 99, (Append(1, 99, 1, b"x"),)), EPOCH, True, 0, 0))
+
+    (damaged,) = pair.a.events[said:]
+    assert isinstance(damaged, Damaged) and damaged.halted and f"page {page_and_place[0]} " in damaged.why
+    assert replica.position == before and pair.a.thread.scrub.counts().damaged == 1
+    pair.a.thread._do(CopyOut(2, True, 1 << 40))
+    pair.a.thread._do(StandDown())
+    inspected = pair.a.events[-1]
+    assert isinstance(inspected, Inspected) and inspected.present
+    assert len(pair.a.events) == said + 2
+
+
+@pytest.mark.parametrize("action", ["pair up", "claim"])
+def test_a_new_epoch_that_copies_a_damaged_page_is_told_to_nobody(action: str, pair: Pair) -> None:
+    pair.a.look()
+    flip(pair.a.path, *a_row(pair.a))
+    said, epoch = len(pair.a.events), Epoch(2, 9)
+    facts = FACTS._replace(epoch=epoch)
+    pair.a.thread._do(Claim(facts, epoch, "again", 0) if action == "claim" else PairUp(facts, epoch, "in sync"))
+    assert [type(event) for event in pair.a.events[said:]] == [Damaged]
+
+
+def test_what_an_operator_wants_as_it_is_goes_on_and_damage_is_only_said(pair: Pair) -> None:
+    pair.a.look()
+    epoch = Epoch(2, 9)
+    pair.a.thread._do(Claim(FACTS._replace(epoch=epoch), epoch, "promoted", 0, as_it_is=True))
+    flip(pair.a.path, *a_row(pair.a))
+    pair.commit()
+    pair.a.look()
+    (damaged,) = [event for event in pair.a.events if isinstance(event, Damaged)]
+    assert not damaged.halted
 
 
 def test_damage_before_the_passive_has_its_sums_shows_in_the_digest_of_the_next_transaction(pair: Pair) -> None:

@@ -174,8 +174,8 @@ class Broker:
                 self._store_beat(event)
             case ShipmentRefused(reason):
                 self.ha.give_up_copy(f"a shipment was refused: {reason}")
-            case Damaged(why):
-                self.ha.damaged(why)
+            case Damaged(why, halted):
+                self.ha.damaged(why, halted=halted)
             case JournalFull():
                 self.ha.store_full = True
                 self.space.missed(0 if self.follower.whole else self.follower.total_bytes)

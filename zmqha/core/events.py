@@ -188,6 +188,7 @@ class Damaged(NamedTuple):
     """The store that is open here, or the copy that this node follows with, does not hold what was written: it must not serve."""
 
     why: str  # names the page, or the transaction after which the copy differs
+    halted: bool = False  # a commit came upon it: what was asked for has no other answer, and until StandDown nothing is done
 
 
 class Scrubbed(NamedTuple):

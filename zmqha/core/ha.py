@@ -98,6 +98,8 @@ class HA(Acts):
     def tick(self, now_ms: int) -> None:
         """Evaluate the table until nothing changes, then send what is due."""
         self._watch_contact(now_ms)
+        if self.store_halted and self.step in (Step.CLAIM, Step.PAIR):
+            self.step = Step.NONE  # it will not be answered: T18
         for _ in range(8):
             if self.step is not Step.NONE or not self._fire(now_ms):
                 break
@@ -125,7 +127,7 @@ class HA(Acts):
         self.position, self.lineage, self.peer_high = event.position, event.lineage, event.peer_high
         self.store_present, self.store_fault, self.store_partial = event.present, event.fault, event.partial
         self.kept = event.kept
-        self.step = Step.NONE
+        self.step, self.store_halted = Step.NONE, False
         if self.facts.standing is Standing.NEW and event.present:
             self.doubt("there is a store, but no node.state that belongs to it", now_ms)
         elif self.facts.standing in (Standing.PAIRED, Standing.SOLE) and (not event.present or event.fault):
@@ -208,9 +210,11 @@ class HA(Acts):
         if self.state in (State.PASSIVE, State.PASSIVE_SYNC):
             self.unfit = self.unfit or reason  # the first one: what does not fit after that is only its consequence
 
-    def damaged(self, why: str) -> None:
-        """The open store, or the copy, does not hold what was written (T18)."""
-        if self.damage_accepted:
+    def damaged(self, why: str, *, halted: bool = False) -> None:
+        """The open store, or the copy, does not hold what was written (T18). ``halted``: and whatever the store thread was asked to
+        write it has not."""
+        self.store_halted = self.store_halted or halted
+        if self.damage_accepted and not halted:
             self.note("ha.damage_accepted", reason=why)
         else:
             self.damage = self.damage or why

@@ -64,7 +64,7 @@ _W, _S, _P, _A, _L = State.WAITING, State.PASSIVE_SYNC, State.PASSIVE, State.ACT
 # fmt: off
 TABLE: tuple[Row, ...] = (
     Row("T18 rot", (_W, _S, _P, _A, _L), Acts.is_damaged, lambda ha, now: ha.give_up_store(now, ha.damage),
-        "the scrub, or the digest of a transaction, found other bytes in the store than were written", "WAITING, BEHIND",
+        "the scrub, a commit, or the digest of a transaction found other bytes in the store than were written", "WAITING, BEHIND",
         "bytes on the disk are not those that were written: they must not be served, nor copied"),
     Row("T9 gap", (_S, _P, _A), Acts.had_gap, _falls("an own gap: others may have acted meanwhile"),
         "this server itself stood still for longer than {pause_ms}", "WAITING",

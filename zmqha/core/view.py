@@ -125,6 +125,7 @@ class View:
         self.unfit = ""  # why the store cannot go on as a copy
         self.damage = ""  # what is wrong in the store, until the disk says that it is BEHIND
         self.damage_accepted = False  # an operator promoted this very store as it is
+        self.store_halted = False  # the store thread does nothing more with the open store: a commit came upon damage
         self.dead_since_ms: int | None = None
         self.accepting: Position | None = None
         self.accept_session = NO_SESSION
@@ -337,8 +338,8 @@ class View:
 
     def is_damaged(self, now_ms: int) -> bool:
         """T18. Not in the middle of a grant: nothing is confirmed then, and the peer may hold everything a moment later."""
-        if not self.damage:
-            return False
+        if not self.damage or self.store_halted:
+            return bool(self.damage)
         granting = self.state is State.ACTIVE and not self.granted
         return not granting or self.peer_gave_up(now_ms) or self.age(now_ms) > self.timers.lost_ms
 

@@ -43,6 +43,7 @@ IDLE_ROWS_MAX = 10_000  # rows of idle producers remembered when the store is op
 IDLE_ROWS_PER_COMMIT = 64  # deleted by one commit: one or two pages of neighbours, so no commit gets slow or large by it
 _DAY_S = 86_400
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+_DAMAGED = (lmdb.CorruptedError, lmdb.PageNotFoundError)  # what LMDB says of pages that are not what they say
 
 
 class LmdbStore:
@@ -182,6 +183,8 @@ class LmdbStore:
             txn.abort()
             if _is_full(error):
                 raise StoreFull("the store is full", cause=str(error), cure="consume or purge, or free disk space") from error
+            if isinstance(error, _DAMAGED):
+                raise StoreDamaged("LMDB finds its own pages damaged", cause=str(error)) from error
             raise
         except BaseException:
             txn.abort()

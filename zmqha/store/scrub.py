@@ -59,6 +59,10 @@ class Scrub:
         share = self._census.share if self._census is not None else 0.0
         return Scrubbed(-1.0 if share is None else share, self._bytes, self._cycles, self._cycle_ms, self._damaged)
 
+    def count_damaged(self) -> None:
+        """Somebody else came upon a damaged page."""
+        self._damaged += 1
+
     @property
     def due_s(self) -> float | None:
         """When a slice is wanted, on the monotonic clock; None: never."""

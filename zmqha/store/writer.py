@@ -53,6 +53,7 @@ from zmqha.core.events import (
 from zmqha.core.facts import NodeFacts
 from zmqha.core.position import NOWHERE, Mode, Position
 from zmqha.errors import NoSpace, StoreDamaged, StoreFull, ZmqhaError
+from zmqha.store import lmdb_store
 from zmqha.store.copy_source import CopySource
 from zmqha.store.crash import crash_point
 from zmqha.store.following import Following, Voice
@@ -109,6 +110,7 @@ class StoreThread(threading.Thread):
         self._copy: CopySource | None = None
         self._position: Position | None = None  # of the store while it is closed
         self._refusals = 0
+        self._halted = False  # a commit came upon damage: nothing more is done with the open store
         self._measured_s = 0.0
         self._unmeasured_bytes = 0  # committed since
 
@@ -235,8 +237,8 @@ class StoreThread(threading.Thread):
     # --- serving ------------------------------------------------------------------------------------------------------------
 
     def _commit(self, action: Commit) -> None:
-        if action.attempt < self._refusals:
-            return  # built on a Work that was refused; the core has been told and builds anew
+        if action.attempt < self._refusals or self._halted:
+            return  # built on a Work that was refused; the core has been told and builds anew, or gives the store up
         assert self._store is not None
         try:
             shipment = self._store.commit(action.work, action.epoch, action.peer_high)
@@ -245,14 +247,28 @@ class StoreThread(threading.Thread):
             refusal = NoSpace("the active server's disk is full", cause=error.cause, cure=error.cure)
             self._report(CommitRefused(action.work.number, refusal))
             return
+        except StoreDamaged as error:
+            self._halt(error)
+            return
         if action.solo:
             self._store.sync()
         self._unmeasured_bytes += shipment.size
         crash_point("after_local_commit")
         self._report(Committed(action.work.number, shipment, None))
 
+    def _halt(self, error: StoreDamaged) -> None:
+        """What was committed may hold damage, under sums that agree with it: nobody gets it, nobody is told that it is there."""
+        self._halted = True
+        self.scrub.watch(None)
+        self.scrub.count_damaged()
+        self._stop_copy()
+        log.error("store.rotten", extra={"fields": _explained(error)})
+        self._report(Damaged(error.what, halted=True))
+
     def _claim(self, action: Claim) -> None:
-        image = sums = None
+        if self._halted:
+            return
+        sums = None
         followed = self._following.become_store()
         if followed is not None:
             self._position, sums = followed
@@ -261,29 +277,43 @@ class StoreThread(threading.Thread):
         crash_point("after_claim_state")
         self._handover.close()
         (self._directory / COPY_FILE).unlink(missing_ok=True)  # an unfinished copy is of no more use
+        opened = self._store is None
         if self._store is None:
             self._handover.kept.release()
             self._store = LmdbStore(self._directory, self._position, sums)
             self.scrub.watch(self._store.census)
-            image = self._store.image(self._node_id)
+        self._store.census.as_it_is = action.as_it_is
         self._stop_copy()
-        shipment = self._store.begin_epoch(action.epoch, Mode.SOLE, self._node_id, action.reason, action.outage_ms, 0)
+        try:
+            with lmdb_store.reading(self._directory / STORE_FILE):
+                image = self._store.image(self._node_id) if opened else None
+            shipment = self._store.begin_epoch(action.epoch, Mode.SOLE, self._node_id, action.reason, action.outage_ms, 0)
+        except StoreDamaged as error:
+            self._halt(error)
+            return
         self._store.sync()
         crash_point("after_claim")
         self._report(Claimed(shipment.position, self._store.lineage, image))
 
     def _pair_up(self, action: PairUp) -> None:
+        if self._halted:
+            return
         assert self._store is not None
         crash_point("before_pair_state")
         self._save(action.facts)
         crash_point("after_pair_state")
-        shipment = self._store.begin_epoch(action.epoch, Mode.PAIRED, self._node_id, action.reason, 0, 0)
+        self._store.census.as_it_is = False
+        try:
+            shipment = self._store.begin_epoch(action.epoch, Mode.PAIRED, self._node_id, action.reason, 0, 0)
+        except StoreDamaged as error:
+            self._halt(error)
+            return
         crash_point("after_pair")
         self._report(Committed(PAIR_NUMBER, shipment, self._store.lineage))
 
     def _copy_out(self, request: CopyOut) -> None:
-        if self._store is None:
-            return  # the role ended in the turn that asked for it
+        if self._store is None or self._halted:
+            return  # the role ended in the turn that asked for it, or ends now
         if request.begin:
             self._stop_copy()
             self._copy = CopySource(self._store, request)
@@ -315,6 +345,7 @@ class StoreThread(threading.Thread):
         """Close everything and say what is there."""
         self._stop_copy()
         self._handover.close()
+        self._halted = False
         if self._store is not None:
             self.scrub.watch(None)
             self._store.close()
