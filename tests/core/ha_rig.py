@@ -44,6 +44,7 @@ class Peer:
     hears: bool = True
     gateway: bool | None = True
     follows: Session = NO_SESSION
+    digest: int = 0
     version: int = VERSION
     primary: bool = False
     node_id: str = "b"
@@ -134,6 +135,7 @@ class Rig:
         beat = Beat(
             peer.session, peer.seq, self.now_ms + 5_000_000, peer.state, peer.sub, "", peer.standing, peer.epoch, peer.position,
             peer.right, peer.hears, peer.gateway, 0, False, knows, peer.follows,
+            digest=peer.digest,
         )  # fmt: skip
         for path in (0, 1):
             self.ha.hear(path, hello, self.now_ms)
@@ -199,6 +201,12 @@ class Rig:
     def asked(self, kind: type[act.Action]) -> list[act.Action]:
         """Actions of this kind so far."""
         return [action for action in self.done if isinstance(action, kind)]
+
+    def last_beat(self) -> Beat:
+        """What was told last."""
+        return [
+            action.message for action in self.done if isinstance(action, act.SendControl) and isinstance(action.message, Beat)
+        ][-1]
 
     def grants(self) -> list[Grant]:
         """Grants sent so far."""

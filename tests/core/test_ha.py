@@ -714,6 +714,32 @@ def test_t18_damage_that_is_reported_while_the_role_is_given_up_still_counts() -
     assert rig.ha.durable.standing is Standing.BEHIND
 
 
+def test_t18_a_copy_whose_pages_are_not_the_actives_is_given_up_though_nothing_is_sent() -> None:
+    rig = Rig(primary=False).passive()
+    here = rig.ha.position
+    rig.ha.pages = here, 5
+    rig.say(digest=5)
+    rig.run(100)
+    rig.say(digest=0)  # not known
+    rig.run(100)
+    rig.say(digest=6, position=here._replace(txn=here.txn + 1))  # of another transaction
+    rig.run(100)
+    assert rig.state is State.PASSIVE
+    rig.say(digest=6, position=here)
+    rig.run(100)
+    assert rig.state is State.WAITING and rig.ha.durable.standing is Standing.BEHIND and rig.ha.durable.doubted
+
+
+def test_a_digest_is_told_of_exactly_the_position_that_is_told_with_it() -> None:
+    rig = Rig(primary=False).passive()
+    rig.ha.pages = rig.ha.position, 5
+    rig.run(1000)
+    assert rig.last_beat().digest == 5
+    rig.ha.advanced(rig.ha.position._replace(txn=rig.ha.position.txn + 1))
+    rig.run(1000)
+    assert rig.last_beat().digest == 0
+
+
 def test_t18_not_in_the_middle_of_a_grant_but_when_it_is_over() -> None:
     rig = Rig()
     rig.feeding()

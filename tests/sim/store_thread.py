@@ -86,6 +86,7 @@ class StoreThread:
         self._busy = False
         self._sums = False  # of all pages, handed over from the replica
         self._told_rot = False
+        self._counted_rot = False  # the sums of the copy are those of a flipped bit too
         self._halted = False  # a commit came upon a flipped bit
         self._as_it_is = False  # an operator promoted this very store
         clock.after(SCRUB_MS, self._scrub)
@@ -94,6 +95,14 @@ class StoreThread:
     def idle(self) -> bool:
         """Nothing is being done."""
         return not self._busy
+
+    @property
+    def pages(self) -> tuple[Position, int]:
+        """As a toy: the chain digest stands for what all pages hold."""
+        position = self._disk.position
+        if position is None or self._unflushed or not (self.following or self.store is not None):
+            return NOWHERE, 0
+        return position, int.from_bytes(position.chain[:7], "little") * 2 + self._counted_rot + 1
 
     def put(self, action: act.Action) -> None:
         """Called by the node."""
@@ -249,6 +258,7 @@ class StoreThread:
     def _settle(self) -> None:
         """Flush the journal, all of it; the replica is closed."""
         self._sums = self.following
+        self._counted_rot = False
         if self.following:
             assert self._taken is not None
             self._disk.write(self._taken, synced=True)
@@ -414,6 +424,7 @@ class StoreThread:
                 if isinstance(action.message, CopyEnd):
                     target["parts"] = None
                     self.following, self._taken = True, position
+                    self._counted_rot = disk.rotten
         at = disk.position if (self.following or target["rounds"]) and disk.position is not None else NOWHERE
         self._report(ev.Journalled(at, target["bytes"], self.following, target["rounds"]))
 

@@ -13,7 +13,7 @@ from zmqha.core.events import Committed as CommittedEvent
 from zmqha.core.events import CopyBegun, CopyDone, CopyPart, Damaged, Event, Inspected, KeepRefused, ShipmentRefused, Surveyed
 from zmqha.core.facts import NodeFacts
 from zmqha.core.peer_protocol import NO_SESSION, CopyBegin, CopyEnd, CopyPages, Held, Standing, Way
-from zmqha.core.position import NOWHERE, Epoch
+from zmqha.core.position import NOWHERE, Epoch, Position
 from zmqha.core.shipment import Shipment
 from zmqha.core.work import Append, CursorRow, Work
 from zmqha.store import records
@@ -272,6 +272,46 @@ def test_damage_before_the_passive_has_its_sums_shows_in_the_digest_of_the_next_
     pair.ship()
     pair.b.look()
     assert len(pair.b.damage()) == 1 and "digest" in pair.b.damage()[0]
+
+
+def the_pages(side: Side) -> tuple[Position, int]:
+    """As the reactor is told."""
+    side.thread._measured_s = 0.0
+    side.thread._measure_space()
+    return side.thread.pages
+
+
+def test_damage_before_the_passive_has_its_sums_shows_at_rest_too(pair: Pair) -> None:
+    pair.a.look()
+    pair.ship()
+    flip(pair.b.path, a_value(pair.a))
+    pair.b.look()
+    pair.b.look()
+    (at_a, a), (at_b, b) = the_pages(pair.a), the_pages(pair.b)
+    assert pair.b.damage() == [], "it agrees with itself"
+    assert at_a == at_b and 0 not in (a, b) and a != b
+    pair.b.thread._do(StandDown())
+    assert the_pages(pair.b) == (NOWHERE, 0)
+
+
+def test_sound_copies_have_one_digest_and_none_while_something_is_to_be_applied(pair: Pair) -> None:
+    pair.a.look()
+    pair.b.look()
+    pair.ship(3)
+    assert the_pages(pair.b) == (NOWHERE, 0)
+    pair.b.look()
+    assert the_pages(pair.a) == the_pages(pair.b)
+
+
+def test_a_flipped_bit_in_the_newest_meta_page_of_the_active_is_found(pair: Pair) -> None:
+    pair.a.look()
+    store = pair.a.thread._store
+    assert store is not None
+    slot = store.meta.txnid & 1
+    flip(pair.a.path, slot, 32 + 56 + 30)
+    pair.a.look()
+    pair.a.look()
+    assert pair.a.damage() == [f"page {slot} of the store does not hold what was written there"]
 
 
 def test_what_a_passive_finds_at_the_very_end_is_said_before_its_store_is_looked_at(pair: Pair) -> None:

@@ -160,6 +160,7 @@ class Acts(Guards):
             copied=self.copied,
             free=self.free,
             store_full=self.store_full,
+            digest=self.digest,
         )
         self.pulse.beat(beat, self._hello(), now_ms)
         self.grant(now_ms)

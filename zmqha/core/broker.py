@@ -317,6 +317,7 @@ class Broker:
         ha = self.ha
         self.scrubbed = event.scrubbed
         ha.progress, ha.busy, ha.free = event.progress, event.busy, event.free_share
+        ha.pages = event.pages
         self.space.look(event)
         if ha.store_full and self.space.for_copy:
             ha.store_full = False  # a follower that left for want of space may copy again (T2)

@@ -3,8 +3,9 @@
 from typing import NamedTuple
 
 from zmqha.core.branch import Item, Survey
+from zmqha.core.page_sums import NOT_KNOWN
 from zmqha.core.peer_protocol import Bulk, Control, Way
-from zmqha.core.position import NO_EPOCH, Epoch, Lineage, Position
+from zmqha.core.position import NO_EPOCH, NOWHERE, Epoch, Lineage, Position
 from zmqha.core.shipment import Shipment
 from zmqha.core.work import StoreImage
 from zmqha.errors import ZmqhaError
@@ -237,6 +238,7 @@ class StoreBeat(NamedTuple):
     free_bytes: int
     used_bytes: int
     scrubbed: Scrubbed = Scrubbed()
+    pages: tuple[Position, int] = (NOWHERE, NOT_KNOWN)  # the digest of all pages (``page_sums``), and where the store stood then
 
 
 Event = (

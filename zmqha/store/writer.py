@@ -51,6 +51,7 @@ from zmqha.core.events import (
     Scrubbed,
 )
 from zmqha.core.facts import NodeFacts
+from zmqha.core.page_sums import NOT_KNOWN
 from zmqha.core.position import NOWHERE, Mode, Position
 from zmqha.errors import NoSpace, StoreDamaged, StoreFull, ZmqhaError
 from zmqha.store import lmdb_store
@@ -94,6 +95,7 @@ class StoreThread(threading.Thread):
         self.moves = 0  # rises while one long action goes on; read by the reactor
         self.space = Space(1.0, 1 << 62, 0)  # replaced every second; read by the reactor
         self.scrubbed = Scrubbed()  # likewise
+        self.pages = (NOWHERE, NOT_KNOWN)  # likewise: the digest of all pages, and where the store stood then
         self.scrub = Scrub(directory / STORE_FILE, scrub_mib_per_s)
         self._inbox: SimpleQueue[StoreAction | None] = SimpleQueue()
         self._report = report
@@ -281,7 +283,7 @@ class StoreThread(threading.Thread):
         if self._store is None:
             self._handover.kept.release()
             self._store = LmdbStore(self._directory, self._position, sums)
-            self.scrub.watch(self._store.census)
+            self.scrub.watch(self._store.census, metas=True)
         self._store.census.as_it_is = action.as_it_is
         self._stop_copy()
         try:
@@ -393,6 +395,7 @@ class StoreThread(threading.Thread):
         used = self._store.file_bytes - room if self._store is not None else self._closed_bytes()
         free = place.f_bavail * place.f_frsize + room
         self.scrubbed = self.scrub.counts()
+        self.pages = self._following.pages if self._store is None else (self._store.position, self._store.census.digest)
         self.space = Space(min(1.0, free / max(1, place.f_blocks * place.f_frsize)), free, used)
 
     def _say_full(self, error: StoreFull) -> None:
