@@ -167,6 +167,7 @@ class StoreThread:
 
     def _steps(self, action: act.Action) -> list[Step]:
         sync, quick = self.speed.sync_ms(self._random), self.speed.page_ms(self._random)
+        mirror: Step = (sync, lambda: None)  # the facts go into the other slot too, after the answer
         if isinstance(action, act.Claim | act.PairUp | act.Follow | act.SaveFacts):
             sync += self.speed.step_stall(action)
         if self._halted and isinstance(action, act.Commit | act.Claim | act.PairUp | act.CopyOut):
@@ -181,20 +182,21 @@ class StoreThread:
                     self.progress += 1
                 return [(quick, lambda: self._journal(chunks)), (sync, self._flush)]
             case act.SaveFacts(facts):
-                return [*self._saving(facts, sync), (0, lambda: self._report(ev.FactsSaved()))]
+                return [*self._saving(facts, sync), (0, lambda: self._report(ev.FactsSaved())), mirror]
             case act.Claim():
                 return [
                     (sync, self._settle),
                     *self._saving(action.facts, sync),
                     (sync, lambda: self._open_for(action)),
                     (sync, lambda: self._claimed(action)),
+                    mirror,
                 ]
             case act.PairUp():
-                return [*self._saving(action.facts, sync), (sync, lambda: self._paired(action))]
+                return [*self._saving(action.facts, sync), (sync, lambda: self._paired(action)), mirror]
             case act.StandDown(discard):
                 return [(quick, self._close), (sync, self._settle), (quick, lambda: self._inspect(discard))]
             case act.Follow(facts):
-                return [*self._saving(facts, sync), (quick, self._follow)]
+                return [*self._saving(facts, sync), (quick, self._follow), mirror]
             case act.TakeCopy():
                 slow = isinstance(action.message, CopyEnd | CopyRound)
                 return [(sync if slow else quick, lambda: self._take_copy(action))]

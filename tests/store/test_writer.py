@@ -4,19 +4,20 @@ import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any, NoReturn
 
 import pytest
 
-from zmqha.core.actions import Claim, Follow, StandDown, TakeCopy
-from zmqha.core.events import Event, Inspected
+from zmqha.core.actions import Claim, Follow, SaveFacts, StandDown, TakeCopy
+from zmqha.core.events import Event, FactsSaved, Inspected
 from zmqha.core.facts import NodeFacts
 from zmqha.core.peer_protocol import NO_SESSION, CopyBegin, Standing
 from zmqha.core.position import Epoch
 from zmqha.errors import StoreDamaged
 from zmqha.store import writer
 from zmqha.store.journal import SEGMENT_FILES
-from zmqha.store.node_state import STATE_FILE, NodeState
+from zmqha.store.node_state import SLOT_BYTES, STATE_FILE, NodeState
 from zmqha.store.page_file import STORE_FILE
 from zmqha.store.replica import COPY_FILE
 from zmqha.store.writer import StoreThread
@@ -102,3 +103,14 @@ def test_a_copy_that_was_given_up_stays_for_the_next_attempt_and_goes_when_this_
     assert (tmp_path / COPY_FILE).exists() and (tmp_path / STORE_FILE).exists()
     thread._do(Claim(FACTS, Epoch(2, 7), "elected", 0))
     assert not (tmp_path / COPY_FILE).exists()
+
+
+def test_once_the_answer_is_out_both_slots_hold_what_was_saved(tmp_path: Path) -> None:
+    answers: SimpleQueue[Event] = SimpleQueue()
+    thread = StoreThread(tmp_path, NodeState(tmp_path / STATE_FILE), "a", SEGMENT, answers.put)
+    thread.start()
+    thread.put(SaveFacts(FACTS._replace(standing=Standing.PAIRED)))
+    assert isinstance(answers.get(timeout=10), FactsSaved)
+    thread.stop()
+    content = (tmp_path / STATE_FILE).read_bytes()
+    assert content[:SLOT_BYTES] == content[SLOT_BYTES:]

@@ -131,6 +131,7 @@ class StoreThread(threading.Thread):
         try:
             while (action := self._next()) is not None:
                 self._do(action)
+                self._state.mirror()  # after the answer: what is durable once may be acted upon
                 if not isinstance(action, Journal):
                     self.progress += 1
             self._close_all()
