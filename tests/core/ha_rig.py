@@ -44,6 +44,7 @@ class Peer:
     hears: bool = True
     gateway: bool | None = True
     follows: Session = NO_SESSION
+    digest: int = 0
     version: int = VERSION
     primary: bool = False
     node_id: str = "b"
@@ -135,6 +136,7 @@ class Rig:
         beat = Beat(
             peer.session, peer.seq, self.now_ms + 5_000_000, peer.state, peer.sub, "", peer.standing, peer.epoch, peer.position,
             peer.right, peer.hears, peer.gateway, 0, False, knows, peer.follows,
+            digest=peer.digest,
         )  # fmt: skip
         for path in (0, 1):
             self.ha.hear(path, hello, self.now_ms)
@@ -171,6 +173,11 @@ class Rig:
                     self._begin(epoch, Mode.PAIRED)
                     ha.paired(self.position, self.lineage, self.now_ms)
 
+    def halt(self, why: str) -> None:
+        """A commit came upon damage: what was asked for is not done."""
+        self._store = [action for action in self._store if not isinstance(action, act.Claim | act.PairUp)]
+        self.ha.damaged(why, halted=True)
+
     def _begin(self, epoch: Epoch, mode: Mode) -> None:
         self.lineage = (*self.lineage, LineageEntry(epoch, mode, self.position.txn + 1, self.position.chain, "a"))
         self.position = at(epoch, self.position.txn + 1)
@@ -197,6 +204,12 @@ class Rig:
     def asked(self, kind: type[act.Action]) -> list[act.Action]:
         """Actions of this kind so far."""
         return [action for action in self.done if isinstance(action, kind)]
+
+    def last_beat(self) -> Beat:
+        """What was told last."""
+        return [
+            action.message for action in self.done if isinstance(action, act.SendControl) and isinstance(action.message, Beat)
+        ][-1]
 
     def grants(self) -> list[Grant]:
         """Grants sent so far."""

@@ -13,7 +13,7 @@ from zmqha.core.position import NOWHERE, Epoch, Mode
 from zmqha.core.table import TABLE
 from zmqha.core.timers import REJOIN_MS
 from zmqha.core.view import KEEP_AGAIN_MS, Step
-from zmqha.errors import OperationFailed, StoreFull, Unfinished
+from zmqha.errors import OperationFailed, StoreDamaged, StoreFull, Unfinished
 
 # --- start and waiting ------------------------------------------------------------------------------------------------------
 
@@ -135,6 +135,17 @@ def test_a_promotion_ends_a_discard_that_waits_for_room() -> None:
     rig.run(100)
     branch.tick(rig.now_ms)
     assert rig.state is State.STANDALONE and not branch.discarding
+
+
+def test_t2_merge_ends_when_the_kept_store_cannot_be_read_and_is_tried_again_later() -> None:
+    rig = diverged()
+    rig.ha.branch_kept()
+    LostBranch(rig.ha).receive(KeepRefused(StoreDamaged("it cannot be read"), act.ReadBranch(1, 1, 1)), rig.now_ms)
+    rig.run(1000)
+    assert not rig.ha.merging and not rig.asked(act.Follow)
+    assert "cannot be read" in rig.ha.keep_refused and len(rig.asked(act.KeepBranch)) == 1
+    rig.run(5000)
+    assert len(rig.asked(act.KeepBranch)) == 2
 
 
 def test_a_store_that_was_merged_into_another_branch_is_merged_again() -> None:
@@ -768,6 +779,32 @@ def test_t18_damage_that_is_reported_while_the_role_is_given_up_still_counts() -
     assert rig.ha.durable.standing is Standing.BEHIND
 
 
+def test_t18_a_copy_whose_pages_are_not_the_actives_is_given_up_though_nothing_is_sent() -> None:
+    rig = Rig(primary=False).passive()
+    here = rig.ha.position
+    rig.ha.pages = here, 5
+    rig.say(digest=5)
+    rig.run(100)
+    rig.say(digest=0)  # not known
+    rig.run(100)
+    rig.say(digest=6, position=here._replace(txn=here.txn + 1))  # of another transaction
+    rig.run(100)
+    assert rig.state is State.PASSIVE
+    rig.say(digest=6, position=here)
+    rig.run(100)
+    assert rig.state is State.WAITING and rig.ha.durable.standing is Standing.BEHIND and rig.ha.durable.doubted
+
+
+def test_a_digest_is_told_of_exactly_the_position_that_is_told_with_it() -> None:
+    rig = Rig(primary=False).passive()
+    rig.ha.pages = rig.ha.position, 5
+    rig.run(1000)
+    assert rig.last_beat().digest == 5
+    rig.ha.advanced(rig.ha.position._replace(txn=rig.ha.position.txn + 1))
+    rig.run(1000)
+    assert rig.last_beat().digest == 0
+
+
 def test_t18_not_in_the_middle_of_a_grant_but_when_it_is_over() -> None:
     rig = Rig()
     rig.feeding()
@@ -789,6 +826,34 @@ def test_t18_a_grant_that_never_comes_to_an_end_does_not_keep_a_damaged_server()
     rig.silence()
     rig.run(1200)
     assert rig.state is State.WAITING and rig.ha.durable.standing is Standing.BEHIND
+
+
+@pytest.mark.parametrize("before", ["standalone", "active", "feeding"])
+def test_t18_a_commit_that_comes_upon_damage_ends_the_role_at_once_whatever_waits_for_its_answer(before: str) -> None:
+    rig = Rig()
+    getattr(rig, before)()
+    rig.store_answers = False
+    if before == "feeding":
+        rig.run(1500)
+        assert rig.ha.step is Step.PAIR, "never answered"
+    rig.halt(ROT)
+    rig.step()
+    assert (rig.state, rig.ha.step) == (State.WAITING, Step.INSPECT)
+    rig.store_answers = True
+    rig.run(300)
+    assert rig.ha.durable.standing is Standing.BEHIND and rig.ha.durable.doubted and not rig.ha.store_halted
+
+
+def test_t18_a_claim_that_comes_upon_damage_closes_the_store_again() -> None:
+    rig = Rig(standing=Standing.SOLE)
+    rig.silence()
+    rig.run(REJOIN_MS)
+    rig.store_answers = False
+    rig.run(3000)
+    assert (rig.state, rig.ha.step) == (State.WAITING, Step.CLAIM)
+    rig.halt(ROT)
+    rig.step()
+    assert rig.ha.step is Step.INSPECT, "and not only written down"
 
 
 def test_a_copy_ends_the_doubt() -> None:
@@ -831,6 +896,10 @@ def test_what_an_operator_promoted_as_it_is_serves_until_it_is_paired() -> None:
     rig.ha.damaged(ROT)
     rig.run(100)
     assert rig.state is State.STANDALONE
+    assert [claim.as_it_is for claim in rig.asked(act.Claim)] == [True]
+    rig.halt(ROT)
+    rig.run(100)
+    assert rig.state is State.WAITING, "the store thread has stopped"
 
 
 def test_f2_what_the_peer_said_before_this_session_began_is_no_ground_for_a_copy_an_election_or_a_divergence() -> None:

@@ -423,8 +423,8 @@ TWO = f"both servers are STANDALONE|{STALE}"
 
 
 def a_damaged_server_stays(patch: Patch) -> None:
-    """T18: what the scrub found changes nothing."""
-    guard(patch, HA.is_damaged, never)
+    """T18: what the scrub found changes nothing. (What a commit came upon does: nothing goes on then.)"""
+    guard(patch, HA.is_damaged, lambda view, now_ms: view.store_halted and bool(view.damage))
 
 
 PLANTED: dict[str, Planted] = {

@@ -242,7 +242,7 @@ class Process:
             self._store_look_ms = now_ms
             free_bytes = 0 if machine.speed.full else FREE_BYTES
             busy = self.store.progress != self.store.asked
-            broker.receive(ev.StoreBeat(self.store.progress, busy, 1.0, free_bytes, 0), now_ms)
+            broker.receive(ev.StoreBeat(self.store.progress, busy, 1.0, free_bytes, 0, pages=self.store.pages), now_ms)
         if broker.reads_clients:
             for _ in range(min(len(self._client_frames), limits.CLIENT_MESSAGES_PER_TURN)):
                 broker.receive(ev.ClientIn(*self._client_frames.popleft()), now_ms)

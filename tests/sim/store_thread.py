@@ -86,12 +86,23 @@ class StoreThread:
         self._busy = False
         self._sums = False  # of all pages, handed over from the replica
         self._told_rot = False
+        self._counted_rot = False  # the sums of the copy are those of a flipped bit too
+        self._halted = False  # a commit came upon a flipped bit
+        self._as_it_is = False  # an operator promoted this very store
         clock.after(SCRUB_MS, self._scrub)
 
     @property
     def idle(self) -> bool:
         """Nothing is being done."""
         return not self._busy
+
+    @property
+    def pages(self) -> tuple[Position, int]:
+        """As a toy: the chain digest stands for what all pages hold."""
+        position = self._disk.position
+        if position is None or self._unflushed or not (self.following or self.store is not None):
+            return NOWHERE, 0
+        return position, int.from_bytes(position.chain[:7], "little") * 2 + self._counted_rot + 1
 
     def put(self, action: act.Action) -> None:
         """Called by the node."""
@@ -156,8 +167,11 @@ class StoreThread:
 
     def _steps(self, action: act.Action) -> list[Step]:
         sync, quick = self.speed.sync_ms(self._random), self.speed.page_ms(self._random)
+        mirror: Step = (sync, lambda: None)  # the facts go into the other slot too, after the answer
         if isinstance(action, act.Claim | act.PairUp | act.Follow | act.SaveFacts):
             sync += self.speed.step_stall(action)
+        if self._halted and isinstance(action, act.Commit | act.Claim | act.PairUp | act.CopyOut):
+            return [(0, lambda: None)]
         match action:
             case act.Commit():
                 return [(sync, lambda: self._commit(action))]
@@ -168,20 +182,21 @@ class StoreThread:
                     self.progress += 1
                 return [(quick, lambda: self._journal(chunks)), (sync, self._flush)]
             case act.SaveFacts(facts):
-                return [*self._saving(facts, sync), (0, lambda: self._report(ev.FactsSaved()))]
+                return [*self._saving(facts, sync), (0, lambda: self._report(ev.FactsSaved())), mirror]
             case act.Claim():
                 return [
                     (sync, self._settle),
                     *self._saving(action.facts, sync),
                     (sync, lambda: self._open_for(action)),
                     (sync, lambda: self._claimed(action)),
+                    mirror,
                 ]
             case act.PairUp():
-                return [*self._saving(action.facts, sync), (sync, lambda: self._paired(action))]
+                return [*self._saving(action.facts, sync), (sync, lambda: self._paired(action)), mirror]
             case act.StandDown():
                 return [(quick, self._close), (sync, self._settle), (quick, lambda: self._inspect(action))]
             case act.Follow(facts):
-                return [*self._saving(facts, sync), (quick, self._follow)]
+                return [*self._saving(facts, sync), (quick, self._follow), mirror]
             case act.TakeCopy():
                 slow = isinstance(action.message, CopyEnd | CopyRound)
                 return [(sync if slow else quick, lambda: self._take_copy(action))]
@@ -229,11 +244,23 @@ class StoreThread:
         self.store.apply(action.work)
         self._past.committed(txn.position.txn, action.work)
         self._disk.write(txn.position, synced=action.solo)
+        if self._comes_upon_rot():
+            return
         self._report(ev.Committed(action.work.number, _shipment(txn), None))
+
+    def _comes_upon_rot(self) -> bool:
+        """Did this transaction change the page that has rotted: then it has no other answer, and nothing is done until StandDown."""
+        if not self._disk.rotten or self._as_it_is or self._random.random() > 0.3:
+            return False
+        self._halted = True
+        self._stop_copy()
+        self._report(ev.Damaged("page 7 of the store did not hold what was written there when a commit changed it", halted=True))
+        return True
 
     def _settle(self) -> None:
         """Flush the journal, all of it; the replica is closed."""
         self._sums = self.following
+        self._counted_rot = False
         if self.following:
             assert self._taken is not None
             self._disk.write(self._taken, synced=True)
@@ -245,7 +272,9 @@ class StoreThread:
     def _open_for(self, action: act.Claim) -> None:
         if self.store is None:
             self._open()
+        self._as_it_is = action.as_it_is
         self._begin_epoch(action.epoch, Mode.SOLE, action.reason, action.peer_holds)
+        self._comes_upon_rot()
 
     def _open(self) -> None:
         """LMDB opens the store."""
@@ -268,6 +297,8 @@ class StoreThread:
         return txn
 
     def _claimed(self, action: act.Claim) -> None:
+        if self._halted:
+            return
         position = self._disk.position
         assert position is not None
         self._disk.write(position, synced=True)
@@ -285,7 +316,10 @@ class StoreThread:
 
     def _paired(self, action: act.PairUp) -> None:
         assert self.store is not None
+        self._as_it_is = False
         txn = self._begin_epoch(action.epoch, Mode.PAIRED, action.reason, action.peer_holds)
+        if self._comes_upon_rot():
+            return
         self._report(ev.Committed(act.PAIR_NUMBER, _shipment(txn), txn.lineage))
 
     def _fetch(self, action: act.Fetch) -> None:
@@ -394,6 +428,7 @@ class StoreThread:
                 if isinstance(action.message, CopyEnd):
                     target["parts"] = None
                     self.following, self._taken = True, position
+                    self._counted_rot = disk.rotten
         at = disk.position if (self.following or target["rounds"]) and disk.position is not None else NOWHERE
         self._report(ev.Journalled(target["copy"], at, target["bytes"], self.following, target["rounds"]))
 
@@ -491,7 +526,7 @@ class StoreThread:
 
     def _close(self) -> None:
         self._stop_copy()
-        self.store = None
+        self.store, self._halted = None, False
 
     def _inspect(self, action: act.StandDown) -> None:
         disk = self._disk

@@ -1,20 +1,22 @@
 """Two store threads, one following the other: sums go over at a takeover, damage on either side is found and said."""
 
 import random
+import struct
 from pathlib import Path
 
 import pytest
 from rejoining import Machine, bring_up, stream
 
 from zmqha.core import lmdb_page, shipment
-from zmqha.core.actions import Claim, Commit, CopyOut, Follow, Journal, StandDown, TakeCopy
+from zmqha.core.actions import Claim, Commit, CopyOut, Follow, Journal, KeepBranch, PairUp, ReadBranch, StandDown, TakeCopy
 from zmqha.core.events import Committed as CommittedEvent
-from zmqha.core.events import CopyBegun, CopyDone, CopyPart, Damaged, Event, ShipmentRefused
+from zmqha.core.events import CopyBegun, CopyDone, CopyPart, Damaged, Event, Inspected, KeepRefused, ShipmentRefused, Surveyed
 from zmqha.core.facts import NodeFacts
 from zmqha.core.peer_protocol import NO_SESSION, CopyBegin, CopyEnd, CopyPages, Held, Standing, Way
-from zmqha.core.position import NOWHERE, Epoch
+from zmqha.core.position import NOWHERE, Epoch, Position
 from zmqha.core.shipment import Shipment
 from zmqha.core.work import Append, CursorRow, Work
+from zmqha.store import records
 from zmqha.store.node_state import STATE_FILE, NodeState
 from zmqha.store.page_file import STORE_FILE, PageReader
 from zmqha.store.writer import StoreThread
@@ -137,6 +139,25 @@ def a_value(side: Side) -> int:
     return next(page for page in side.sums() if int.from_bytes(data[page * 4096 + 10 : page * 4096 + 12], "little") == 4)
 
 
+def root_of(path: Path, database: bytes) -> int:
+    """The root page of one of LMDB's named databases."""
+    reader = PageReader(path)
+    try:
+        meta = reader.newest()
+        return int(_walk_to(reader.page(meta.main_root, meta), database))
+    finally:
+        reader.close()
+
+
+def _walk_to(leaf: memoryview, database: bytes) -> int:
+    (lower,) = struct.unpack_from("<H", leaf, 12)
+    for node in struct.unpack_from(f"<{(lower - 16) // 2}H", leaf, 16):
+        (key,) = struct.unpack_from("<H", leaf, node + 6)
+        if bytes(leaf[node + 8 : node + 8 + key]) == database:
+            return int(struct.unpack_from("<Q", leaf, node + 8 + key + 40)[0])
+    raise AssertionError(f"there is no database {database!r}")
+
+
 def test_a_sound_pair_raises_no_alarm_and_says_how_far_it_is(pair: Pair) -> None:
     for _ in range(5):
         pair.ship(20)
@@ -188,6 +209,61 @@ def test_a_flipped_bit_on_the_passive_is_found_and_the_page_named(pair: Pair) ->
     assert pair.b.damage() == [f"page {page} of the store does not hold what was written there"]
 
 
+def a_row(side: Side) -> tuple[int, int]:
+    """(page, where in it) of the last byte of a row that no commit of this test writes: the lineage's."""
+    page = root_of(side.path, b"state")
+    content = side.path.read_bytes()[page * 4096 : page * 4096 + 4096]
+    (lower,) = struct.unpack_from("<H", content, 12)
+    for node in struct.unpack_from(f"<{(lower - 16) // 2}H", content, 16):
+        size, _, _, key = struct.unpack_from("<HHHH", content, node)
+        if content[node + 8 : node + 8 + key] == records.LINEAGE:
+            return page, node + 8 + key + size - 1
+    raise AssertionError("no lineage on the root page")
+
+
+def test_a_commit_that_copies_a_damaged_page_is_told_to_nobody(pair: Pair) -> None:
+    pair.ship(3)
+    pair.a.look()
+    pair.b.look()
+    replica = pair.b.thread._following.replica
+    assert replica is not None
+    before, page_and_place = replica.position, a_row(pair.a)
+    flip(pair.a.path, *page_and_place)
+    said = len(pair.a.events)
+    for _ in range(2):  # the second was on its way already
+        pair.a.thread._do(Commit(Work(99, 99, (Append(1, 99, 1, b"x"),)), EPOCH, True, 0, 0))
+
+    (damaged,) = pair.a.events[said:]
+    assert isinstance(damaged, Damaged) and damaged.halted and f"page {page_and_place[0]} " in damaged.why
+    assert replica.position == before and pair.a.thread.scrub.counts().damaged == 1
+    pair.a.thread._do(CopyOut(2, True, 1 << 40))
+    pair.a.thread._do(StandDown())
+    inspected = pair.a.events[-1]
+    assert isinstance(inspected, Inspected) and inspected.present
+    assert len(pair.a.events) == said + 2
+
+
+@pytest.mark.parametrize("action", ["pair up", "claim"])
+def test_a_new_epoch_that_copies_a_damaged_page_is_told_to_nobody(action: str, pair: Pair) -> None:
+    pair.a.look()
+    flip(pair.a.path, *a_row(pair.a))
+    said, epoch = len(pair.a.events), Epoch(2, 9)
+    facts = FACTS._replace(epoch=epoch)
+    pair.a.thread._do(Claim(facts, epoch, "again", 0) if action == "claim" else PairUp(facts, epoch, "in sync"))
+    assert [type(event) for event in pair.a.events[said:]] == [Damaged]
+
+
+def test_what_an_operator_wants_as_it_is_goes_on_and_damage_is_only_said(pair: Pair) -> None:
+    pair.a.look()
+    epoch = Epoch(2, 9)
+    pair.a.thread._do(Claim(FACTS._replace(epoch=epoch), epoch, "promoted", 0, as_it_is=True))
+    flip(pair.a.path, *a_row(pair.a))
+    pair.commit()
+    pair.a.look()
+    (damaged,) = [event for event in pair.a.events if isinstance(event, Damaged)]
+    assert not damaged.halted
+
+
 def test_damage_before_the_passive_has_its_sums_shows_in_the_digest_of_the_next_transaction(pair: Pair) -> None:
     pair.a.look()
     flip(pair.b.path, a_value(pair.a))
@@ -196,6 +272,46 @@ def test_damage_before_the_passive_has_its_sums_shows_in_the_digest_of_the_next_
     pair.ship()
     pair.b.look()
     assert len(pair.b.damage()) == 1 and "digest" in pair.b.damage()[0]
+
+
+def the_pages(side: Side) -> tuple[Position, int]:
+    """As the reactor is told."""
+    side.thread._measured_s = 0.0
+    side.thread._measure_space()
+    return side.thread.pages
+
+
+def test_damage_before_the_passive_has_its_sums_shows_at_rest_too(pair: Pair) -> None:
+    pair.a.look()
+    pair.ship()
+    flip(pair.b.path, a_value(pair.a))
+    pair.b.look()
+    pair.b.look()
+    (at_a, a), (at_b, b) = the_pages(pair.a), the_pages(pair.b)
+    assert pair.b.damage() == [], "it agrees with itself"
+    assert at_a == at_b and 0 not in (a, b) and a != b
+    pair.b.thread._do(StandDown())
+    assert the_pages(pair.b) == (NOWHERE, 0)
+
+
+def test_sound_copies_have_one_digest_and_none_while_something_is_to_be_applied(pair: Pair) -> None:
+    pair.a.look()
+    pair.b.look()
+    pair.ship(3)
+    assert the_pages(pair.b) == (NOWHERE, 0)
+    pair.b.look()
+    assert the_pages(pair.a) == the_pages(pair.b)
+
+
+def test_a_flipped_bit_in_the_newest_meta_page_of_the_active_is_found(pair: Pair) -> None:
+    pair.a.look()
+    store = pair.a.thread._store
+    assert store is not None
+    slot = store.meta.txnid & 1
+    flip(pair.a.path, slot, 32 + 56 + 30)
+    pair.a.look()
+    pair.a.look()
+    assert pair.a.damage() == [f"page {slot} of the store does not hold what was written there"]
 
 
 def test_what_a_passive_finds_at_the_very_end_is_said_before_its_store_is_looked_at(pair: Pair) -> None:
@@ -299,3 +415,66 @@ def test_a_bit_that_flipped_while_nobody_looked_shows_once_the_copy_follows(
     while b.thread._following.applies:
         b.thread._background()
     assert any(isinstance(event, Damaged) for event in (*said, *b.events))
+
+
+# --- a store that cannot be read --------------------------------------------------------------------------------------------
+
+
+def overwrite(path: Path, page: int, content: bytes) -> None:
+    with path.open("r+b", buffering=0) as file:
+        file.seek(page * 4096)
+        file.write(content)
+
+
+@pytest.mark.parametrize("database", [b"state", b"log"])  # read by LMDB, and only to tell the position
+def test_damage_in_the_newest_transaction_is_set_aside_and_not_a_crash(database: bytes, tmp_path: Path) -> None:
+    a, rng = Machine(tmp_path / "a", "a"), random.Random(3)
+    a.claim()
+    for _ in range(10):
+        a.commit(rng)
+    store = a.directory / STORE_FILE
+    overwrite(store, root_of(store, database), bytes(4096))
+
+    found = a.inspect()
+    assert not found.present and found.fault
+    assert not store.exists() and store.with_name(f"{STORE_FILE}.damaged-1").exists()
+
+
+@pytest.fixture
+def lost(tmp_path: Path) -> Machine:
+    """The loser of a divergence, whose log is damaged on a page that the last transactions did not write."""
+    machine, rng = Machine(tmp_path / "a", "a"), random.Random(3)
+    machine.claim()
+    for _ in range(60):
+        machine.commit(rng, size=200)
+    machine.inspect()
+    return machine
+
+
+def break_log(machine: Machine) -> None:
+    store = machine.directory / STORE_FILE
+    root = root_of(store, b"log")
+    page = root
+    content = store.read_bytes()[root * 4096 : root * 4096 + 4096]
+    if content[10] == 1:  # a branch: its first leaf
+        (node,) = struct.unpack_from("<H", content, 16)
+        page = struct.unpack_from("<Q", content, node)[0] & ((1 << 48) - 1)
+    overwrite(store, page, bytes(4096))
+
+
+def test_a_damaged_branch_that_cannot_be_counted_is_refused_and_not_a_crash(lost: Machine) -> None:
+    break_log(lost)
+    assert lost.inspect().present
+    for keep in (False, True):
+        (said,) = lost.do(KeepBranch(0, keep=keep))
+        assert isinstance(said, KeepRefused) and "cannot be read" in said.error.what
+    assert lost.inspect().kept.state == ""
+
+
+def test_a_kept_branch_that_is_damaged_before_it_is_read_is_refused(lost: Machine) -> None:
+    (said,) = lost.do(KeepBranch(0, keep=True))
+    assert isinstance(said, Surveyed)
+    break_log(lost)
+    (said,) = lost.do(ReadBranch(1, True, 0, 1 << 20))
+    assert isinstance(said, KeepRefused)
+    assert lost.do(ReadBranch(1, False, 0, 1 << 20)) == [], "nothing is read any more"

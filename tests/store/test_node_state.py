@@ -28,6 +28,7 @@ def saved(path: Path, count: int) -> list[NodeFacts]:
     facts = [FACTS._replace(incarnation=number) for number in range(1, count + 1)]
     for each in facts:
         state.save(each)
+        state.mirror()
     state.close()
     return facts
 
@@ -55,6 +56,55 @@ def test_saving_goes_on_in_the_other_slot_after_a_restart(path: Path) -> None:
     assert after[:SLOT_BYTES] == before[:SLOT_BYTES] and after[SLOT_BYTES:] != before[SLOT_BYTES:]
 
 
+@pytest.mark.parametrize("count", [2, 3])
+@pytest.mark.parametrize("slot", [0, 1])
+def test_a_flipped_bit_in_either_slot_never_brings_older_facts_back(path: Path, slot: int, count: int) -> None:
+    """SOLE, then PAIRED: the older one would let a stale store serve (I3)."""
+    facts = saved(path, count)
+    whole = path.read_bytes()
+    for at in range(len(whole[:SLOT_BYTES].rstrip(b"\0"))):
+        for bit in range(8):
+            damaged = bytearray(whole)
+            damaged[slot * SLOT_BYTES + at] ^= 1 << bit
+            path.write_bytes(damaged)
+            assert NodeState(path).load() == facts[-1]
+
+
+@pytest.mark.parametrize("lost", [0, 1])
+@pytest.mark.parametrize("count", [2, 3])
+def test_a_save_after_one_slot_was_lost_is_written_there_first(path: Path, count: int, lost: int) -> None:
+    facts = saved(path, count)
+    whole = bytearray(path.read_bytes())
+    whole[lost * SLOT_BYTES : (lost + 1) * SLOT_BYTES] = bytes(SLOT_BYTES)
+    path.write_bytes(whole)
+    state = NodeState(path)
+    assert state.load() == facts[-1]
+    state.save(FACTS._replace(incarnation=9))
+    before, after = bytes(whole), path.read_bytes()
+    kept = slice((1 - lost) * SLOT_BYTES, (2 - lost) * SLOT_BYTES)
+    assert after[kept] == before[kept], "torn, it leaves what counts"
+    state.mirror()
+    assert NodeState(path).load() == FACTS._replace(incarnation=9)
+
+
+def test_a_mirror_that_was_torn_or_never_written_changes_nothing(path: Path) -> None:
+    saved(path, 3)
+    state, newest = NodeState(path), FACTS._replace(incarnation=4)
+    state.load()
+    state.save(newest)
+    assert NodeState(path).load() == newest
+    before = path.read_bytes()
+    state.mirror()
+    after = path.read_bytes()
+    assert after[:SLOT_BYTES] == after[SLOT_BYTES:] == before[:SLOT_BYTES]
+    for kept in range(0, SLOT_BYTES, 512):
+        path.write_bytes(before[:SLOT_BYTES] + after[SLOT_BYTES : SLOT_BYTES + kept] + before[SLOT_BYTES + kept :])
+        assert NodeState(path).load() == newest
+    path.write_bytes(before)
+    state.mirror()
+    assert path.read_bytes() == before, "once is enough"
+
+
 @pytest.mark.parametrize("kept", range(0, SLOT_BYTES, 512))
 def test_a_torn_save_leaves_the_facts_before_it(path: Path, kept: int) -> None:
     facts = saved(path, 3)
@@ -80,9 +130,9 @@ def test_every_flipped_bit_in_both_slots_is_found(path: Path) -> None:
             NodeState(path).load()
 
 
-@pytest.mark.parametrize("size", [0, 10, SLOT_BYTES - 1])
+@pytest.mark.parametrize("size", [0, 10, 60])
 def test_a_cut_off_file_is_damaged_and_is_set_aside_not_deleted(path: Path, size: int) -> None:
-    saved(path, 1)  # in the second slot
+    saved(path, 1)
     path.write_bytes(path.read_bytes()[:size])
     state = NodeState(path)
     with pytest.raises(StoreDamaged):

@@ -5,19 +5,20 @@ import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any, NoReturn
 
 import pytest
 
-from zmqha.core.actions import Claim, Follow, KeepBranch, SettleBranch, StandDown, TakeCopy
-from zmqha.core.events import Event, Inspected, KeepRefused, NoRoom, SalvageSettled, Surveyed
+from zmqha.core.actions import Claim, Follow, KeepBranch, SaveFacts, SettleBranch, StandDown, TakeCopy
+from zmqha.core.events import Event, FactsSaved, Inspected, KeepRefused, NoRoom, SalvageSettled, Surveyed
 from zmqha.core.facts import NodeFacts
 from zmqha.core.peer_protocol import NO_SESSION, CopyBegin, Standing
 from zmqha.core.position import Epoch
 from zmqha.errors import StoreDamaged
 from zmqha.store import kept, writer
 from zmqha.store.journal import SEGMENT_FILES
-from zmqha.store.node_state import STATE_FILE, NodeState
+from zmqha.store.node_state import SLOT_BYTES, STATE_FILE, NodeState
 from zmqha.store.page_file import STORE_FILE
 from zmqha.store.replica import COPY_FILE
 from zmqha.store.writer import StoreThread
@@ -182,3 +183,14 @@ def test_an_operators_order_in_the_turn_of_the_last_confirmation_wins(
     loser._do(newer)
     loser._do(SettleBranch(INTO))
     assert not any(isinstance(event, SalvageSettled | KeepRefused) for event in events)
+
+
+def test_once_the_answer_is_out_both_slots_hold_what_was_saved(tmp_path: Path) -> None:
+    answers: SimpleQueue[Event] = SimpleQueue()
+    thread = StoreThread(tmp_path, NodeState(tmp_path / STATE_FILE), "a", SEGMENT, answers.put)
+    thread.start()
+    thread.put(SaveFacts(FACTS._replace(standing=Standing.PAIRED)))
+    assert isinstance(answers.get(timeout=10), FactsSaved)
+    thread.stop()
+    content = (tmp_path / STATE_FILE).read_bytes()
+    assert content[:SLOT_BYTES] == content[SLOT_BYTES:]

@@ -119,7 +119,7 @@ class Server:
     def watcher_pid(self) -> int:
         """The forked watcher: the one child of the server that runs the same program in a session of its own."""
         children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
-        found = [int(pid) for pid in children if os.getsid(int(pid)) == int(pid)]
+        found = [int(pid) for pid in children if _leads_a_session(int(pid))]
         assert len(found) == 1, found
         return found[0]
 
@@ -133,6 +133,13 @@ class Server:
     def events(self, name: str) -> list[str]:
         """Log lines of an event."""
         return [line for line in self.log_text().splitlines() if f" {name} " in f"{line} "]
+
+
+def _leads_a_session(pid: int) -> bool:
+    try:
+        return os.getsid(pid) == pid
+    except ProcessLookupError:  # a ping that has just ended
+        return False
 
 
 class Pair:

@@ -69,18 +69,20 @@ class SaveFacts(NamedTuple):
 
 class Claim(NamedTuple):
     """Take over, in this order (O1, O7): flush and apply the journal, write ``facts`` (SOLE) durable, open the store (create it if
-    there is none), commit a lineage record of ``epoch`` on top, sync. Answer: ``Claimed``; ``NoRoom`` if nothing was written."""
+    there is none), commit a lineage record of ``epoch`` on top, sync. Answer: ``Claimed``; or ``NoRoom``, and nothing was written; or
+    ``Damaged``, and nothing more."""
 
     facts: NodeFacts
     epoch: Epoch
     reason: str
     outage_ms: int
     peer_holds: int = 0  # last transaction that the peer is known to hold; 0: it is not known to follow
+    as_it_is: bool = False  # an operator wants this very store, damaged or not: damage is said and stops nothing until PairUp
 
 
 class PairUp(NamedTuple):
     """Give up being SOLE, in this order (O2): write ``facts`` (PAIRED) durable, commit a lineage record of ``epoch``.
-    Answer: ``Committed`` of number ``PAIR_NUMBER``."""
+    Answer: ``Committed`` of number ``PAIR_NUMBER``, or ``Damaged`` and nothing more."""
 
     facts: NodeFacts
     epoch: Epoch
@@ -123,7 +125,8 @@ class Journal(NamedTuple):
 
 
 class Commit(NamedTuple):
-    """One transaction. ``solo``: also sync the meta page, since no peer holds it. Answer: ``Committed`` or ``CommitRefused``."""
+    """One transaction. ``solo``: also sync the meta page, since no peer holds it. Answer: ``Committed`` or ``CommitRefused``, or
+    ``Damaged`` and nothing more."""
 
     work: Work
     epoch: Epoch

@@ -51,7 +51,7 @@ class Acts(Guards):
         self.step = Step.CLAIM
         self.merging = False
         self.note("ha.claim", epoch=epoch.counter, reason=reason, state=self.state)
-        self.actions.append(Claim(self.facts, epoch, reason, outage_ms, self.peer_holds))
+        self.actions.append(Claim(self.facts, epoch, reason, outage_ms, self.peer_holds, self.damage_accepted))
 
     def pair_up(self, now_ms: int, reason: str) -> None:
         """ACTIVE: confirms are held from here on until the peer has accepted (O2)."""
@@ -108,13 +108,13 @@ class Acts(Guards):
         """T18: this store must not serve; its bytes come from the peer again."""
         self.damage = ""
         self.facts = self.facts._replace(doubted=True)
-        if self.state is State.WAITING:
+        if self.state is State.WAITING and not self.store_halted:
             self.doubt(why, now_ms)
-        else:
+        else:  # the store is open, or is just being opened
             self.yield_store(now_ms, why)
 
     def inspect(self, now_ms: int, *, discard: bool = False) -> None:
-        self.step = Step.INSPECT
+        self.step, self.no_room = Step.INSPECT, ""
         self.diverged = None
         self.merging = False
         self.actions.append(StandDown(discard))
@@ -175,6 +175,7 @@ class Acts(Guards):
             copied=self.copied,
             free=self.free,
             store_full=self.store_full,
+            digest=self.digest,
         )
         self.pulse.beat(beat, self._hello(), now_ms)
         self.grant(now_ms)

@@ -181,8 +181,8 @@ class Broker:
                 self._store_beat(event)
             case ShipmentRefused(reason):
                 self.ha.give_up_copy(f"a shipment was refused: {reason}")
-            case Damaged(why):
-                self.ha.damaged(why)
+            case Damaged(why, halted):
+                self.ha.damaged(why, halted=halted)
             case JournalFull():
                 self._follower_full(self.follower.missing_bytes)
             case _:
@@ -333,6 +333,7 @@ class Broker:
         ha = self.ha
         self.scrubbed = event.scrubbed
         ha.progress, ha.busy, ha.free = event.progress, event.busy, event.free_share
+        ha.pages = event.pages
         self.space.look(event)
         if ha.store_full and self.space.for_copy:
             ha.store_full = False  # a follower that left for want of space may copy again (T2)

@@ -2,10 +2,11 @@
 
 from typing import NamedTuple
 
-from zmqha.core.actions import KeepBranch, SettleBranch, StandDown
+from zmqha.core.actions import KeepBranch, ReadBranch, SettleBranch, StandDown
 from zmqha.core.branch import Item, Survey
+from zmqha.core.page_sums import NOT_KNOWN
 from zmqha.core.peer_protocol import Bulk, Control, Way
-from zmqha.core.position import NO_EPOCH, Epoch, Lineage, Position
+from zmqha.core.position import NO_EPOCH, NOWHERE, Epoch, Lineage, Position
 from zmqha.core.shipment import Shipment
 from zmqha.core.work import StoreImage
 from zmqha.errors import ZmqhaError
@@ -197,6 +198,7 @@ class Damaged(NamedTuple):
     """The store that is open here, or the copy that this node follows with, does not hold what was written: it must not serve."""
 
     why: str  # names the page, or the transaction after which the copy differs
+    halted: bool = False  # a commit came upon it: what was asked for has no other answer, and until StandDown nothing is done
 
 
 class Scrubbed(NamedTuple):
@@ -217,11 +219,11 @@ class Surveyed(NamedTuple):
 
 
 class KeepRefused(NamedTuple):
-    """``order`` was not carried out: the store cannot be kept (no room, no hard links), or there is no room to write down that it is
-    settled or discarded. Nothing changed."""
+    """``order`` was not carried out: the store cannot be kept (no room, no hard links), it is damaged and cannot be read (also later,
+    while it is handed over), or there is no room to write down that it is settled or discarded. Nothing changed."""
 
     error: ZmqhaError
-    order: KeepBranch | SettleBranch | StandDown
+    order: KeepBranch | ReadBranch | SettleBranch | StandDown
 
 
 class SalvagePart(NamedTuple):
@@ -247,6 +249,7 @@ class StoreBeat(NamedTuple):
     free_bytes: int
     used_bytes: int
     scrubbed: Scrubbed = Scrubbed()
+    pages: tuple[Position, int] = (NOWHERE, NOT_KNOWN)  # the digest of all pages (``page_sums``), and where the store stood then
 
 
 Event = (

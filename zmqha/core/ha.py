@@ -26,7 +26,7 @@ The machine records actions and performs nothing; ``broker`` drives it (receive,
 of role from ``state`` and ``step``. It knows nothing of messages, pages or sockets.
 """
 
-from zmqha.core.actions import Action, Halt, ResetPath, SaveFacts, StandDown
+from zmqha.core.actions import Action, Halt, ResetPath, SaveFacts
 from zmqha.core.acts import Acts
 from zmqha.core.events import Inspected, KeptBranch
 from zmqha.core.peer_protocol import (
@@ -98,13 +98,14 @@ class HA(Acts):
     def tick(self, now_ms: int) -> None:
         """Evaluate the table until nothing changes, then send what is due."""
         self._watch_contact(now_ms)
+        if self.store_halted and self.step in (Step.CLAIM, Step.PAIR):
+            self.step = Step.NONE  # it will not be answered: T18
         for _ in range(8):
             if self.step is not Step.NONE or not self._fire(now_ms):
                 break
         self._end_leaving(now_ms)
         if self.no_room and self.step is Step.INSPECT and now_ms - self.no_room_ms >= LOOK_AGAIN_MS:
-            self.no_room = ""
-            self.actions.append(StandDown())
+            self.inspect(now_ms)
         if self.identity.peer_id:
             self.pulse.tick(now_ms)
             if self.announcement(now_ms) != self.announced or self.pulse.beat_due(now_ms):
@@ -128,7 +129,7 @@ class HA(Acts):
         self.position, self.lineage, self.peer_high = event.position, event.lineage, event.peer_high
         self.store_present, self.store_fault, self.store_partial = event.present, event.fault, event.partial
         self.kept = event.kept
-        self.step, self.no_room = Step.NONE, ""
+        self.step, self.no_room, self.store_halted = Step.NONE, "", False
         if self.facts.standing is Standing.NEW and event.present:
             self.doubt("there is a store, but no node.state that belongs to it", now_ms)
         elif self.facts.standing in (Standing.PAIRED, Standing.SOLE) and (not event.present or event.fault):
@@ -196,9 +197,11 @@ class HA(Acts):
         self.kept, self.merging, self.keep_refused = KeptBranch("merging"), True, ""
 
     def keep_failed(self, reason: str, now_ms: int) -> None:
-        """The store could not be kept; nothing of it was handed over."""
-        assert self.step is Step.KEEP, self.step
-        self.step = Step.NONE
+        """The store could not be kept, and nothing of it was handed over; or it is kept and cannot be read (on)."""
+        assert self.step is Step.KEEP or self.merging, self.step
+        if self.step is Step.KEEP:
+            self.step = Step.NONE
+        self.merging = False
         self.keep_refused, self.keep_refused_ms = reason, now_ms
         self.note("ha.keep_refused", reason=reason)
 
@@ -217,9 +220,11 @@ class HA(Acts):
         if self.state in (State.PASSIVE, State.PASSIVE_SYNC):
             self.unfit = self.unfit or reason  # the first one: what does not fit after that is only its consequence
 
-    def damaged(self, why: str) -> None:
-        """The open store, or the copy, does not hold what was written (T18)."""
-        if self.damage_accepted:
+    def damaged(self, why: str, *, halted: bool = False) -> None:
+        """The open store, or the copy, does not hold what was written (T18). ``halted``: and whatever the store thread was asked to
+        write it has not."""
+        self.store_halted = self.store_halted or halted
+        if self.damage_accepted and not halted:
             self.note("ha.damage_accepted", reason=why)
         else:
             self.damage = self.damage or why

@@ -31,6 +31,7 @@ from typing import NamedTuple
 
 import xxhash
 
+from zmqha.core.page_sums import Units
 from zmqha.core.shipment import META_BODY_BYTES, Pages
 from zmqha.errors import StoreDamaged
 
@@ -51,6 +52,7 @@ _header = struct.Struct("<QHHHH").unpack_from
 _leaf_node = struct.Struct("<HHHHQ").unpack_from
 _u64 = struct.Struct("<Q").unpack_from
 _u32 = struct.Struct("<I").unpack_from
+_sum_of = xxhash.xxh3_64_intdigest
 _STATIC = struct.Struct("<QHHHHIIQ")
 _DATABASE = "IHHQQQQQ"
 _BODY = struct.Struct("<Q" + _DATABASE + _DATABASE + "QQ")
@@ -323,13 +325,35 @@ def unit_at(buf: memoryview, psize: int, page: int, first: int = 0) -> tuple[int
     if flags in (_LEAF, _BRANCH):
         if not _HEADER_BYTES <= lower <= upper <= psize:
             raise StoreDamaged(f"page {page} has the hole [{lower}, {upper})")
-        return 1, xxhash.xxh3_64_intdigest(bytes(buf[at : at + lower]) + bytes(buf[at + upper : at + psize]), page)
+        return 1, _sum_of(b"".join((buf[at : at + lower], buf[at + upper : at + psize])), page)
     pages = lower | upper << 16 if flags == _OVERFLOW else 1
     if flags not in (_OVERFLOW, _LEAF2):
         raise StoreDamaged(f"page {page} has flags {flags:#x}")
     if pages < 1 or at + pages * psize > len(buf):
         raise StoreDamaged(f"the overflow run of {pages} pages at {page} is not whole")
-    return pages, xxhash.xxh3_64_intdigest(buf[at : at + pages * psize], page)
+    return pages, _sum_of(buf[at : at + pages * psize], page)
+
+
+def spoilt_copies(buf: memoryview, psize: int, units: Units) -> list[int]:
+    """Pages of a snapshot that do not have the sums they must have. Overflow runs are passed over: LMDB copies none to another page."""
+    found = []
+    for page, total in units:
+        at = page * psize
+        _, _, flags, lower, upper = _header(buf, at)
+        if flags in (_LEAF, _BRANCH):  # asked for with every commit: half the time of ``unit_at``
+            held = _sum_of(b"".join((buf[at : at + lower], buf[at + upper : at + psize])), page)
+            if held != total:
+                found.append(page)
+        elif flags != _OVERFLOW and not _is_unit(buf, psize, page, total):
+            found.append(page)
+    return found
+
+
+def _is_unit(buf: memoryview, psize: int, page: int, total: int) -> bool:
+    try:
+        return unit_at(buf, psize, page) == (1, total)
+    except StoreDamaged:
+        return False
 
 
 def unit_pages(head: memoryview) -> int:

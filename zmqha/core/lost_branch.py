@@ -4,7 +4,7 @@
 drops what the store thread says of a branch that this server has left meanwhile.
 """
 
-from zmqha.core.actions import Action, KeepBranch, SettleBranch, StandDown
+from zmqha.core.actions import Action, KeepBranch, ReadBranch, SettleBranch, StandDown
 from zmqha.core.branch import Survey
 from zmqha.core.events import KeepRefused, SalvagePart, SalvageSettled, Surveyed
 from zmqha.core.ha import HA
@@ -74,11 +74,11 @@ class LostBranch:
         if not ha.merging:
             self._count()
 
-    def _refused(self, order: KeepBranch | SettleBranch | StandDown, reason: str, now_ms: int) -> None:
+    def _refused(self, order: KeepBranch | ReadBranch | SettleBranch | StandDown, reason: str, now_ms: int) -> None:
         """It is tried again: a disk that was full may have room."""
         ha = self._ha
-        if isinstance(order, KeepBranch):
-            if ha.step is Step.KEEP:
+        if isinstance(order, KeepBranch | ReadBranch):
+            if ha.step is Step.KEEP or ha.merging:
                 ha.keep_failed(reason, now_ms)
             return
         if isinstance(order, StandDown):

@@ -102,6 +102,17 @@ class PageSums:
             sums[page] = total
         self.digest &= _MASK
 
+    def within(self, runs: Runs) -> Units:
+        """The units that begin in these runs."""
+        sums = self._sums
+        found: list[tuple[int, int]] = []
+        for first, count in runs:
+            if count > 1:
+                found += self.units(first, count)
+            elif sums[first]:
+                found.append((first, sums[first]))
+        return found
+
     def units(self, first: int, pages: int) -> Units:
         """The units that begin in [first, first + pages)."""
         return [(page, total) for page, total in enumerate(self._sums[first : first + pages], first) if total]

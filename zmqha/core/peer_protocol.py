@@ -29,6 +29,7 @@ import msgspec
 import xxhash
 
 from zmqha.core.branch import Difference
+from zmqha.core.page_sums import NOT_KNOWN
 from zmqha.core.position import NOWHERE, Epoch, Lineage, Position
 from zmqha.errors import ProtocolError
 
@@ -114,6 +115,7 @@ class Beat(msgspec.Struct, frozen=True, tag="beat"):
     copied: float = 0.0  # share of a running copy, 0..1
     free: float = 1.0  # free share of the disk under the store
     store_full: bool = False
+    digest: int = NOT_KNOWN  # of all pages at ``position`` (``page_sums``)
 
 
 class Echo(msgspec.Struct, frozen=True, tag="echo"):

@@ -64,7 +64,7 @@ _W, _S, _P, _A, _L = State.WAITING, State.PASSIVE_SYNC, State.PASSIVE, State.ACT
 # fmt: off
 TABLE: tuple[Row, ...] = (
     Row("T18 rot", (_W, _S, _P, _A, _L), Acts.is_damaged, lambda ha, now: ha.give_up_store(now, ha.damage),
-        "the scrub, or the digest of a transaction, found other bytes in the store than were written", "WAITING, BEHIND",
+        "the scrub, a commit, or the digest of a transaction found other bytes in the store than were written", "WAITING, BEHIND",
         "bytes on the disk are not those that were written: they must not be served, nor copied"),
     Row("T9 gap", (_S, _P, _A), Acts.had_gap, _falls("an own gap: others may have acted meanwhile"),
         "this server itself stood still for longer than {pause_ms}", "WAITING",
@@ -96,6 +96,9 @@ TABLE: tuple[Row, ...] = (
     Row("T18 chain", (_P,), Acts.chain_differs, lambda ha, now: ha.give_up_store(now, "the copy differs from the active's store"),
         "same epoch and transaction as the active, other digest", "WAITING, BEHIND",
         "the running digest is compared in every heartbeat; a wrong copy must never serve"),
+    Row("T18 pages", (_P,), Acts.pages_differ, lambda ha, now: ha.give_up_store(now, "the copy's pages are not the active's"),
+        "same position as the active, other digest of all pages", "WAITING, BEHIND",
+        "also where nothing is sent: a copy that rotted before its sums were known would agree with itself for ever"),
     Row("T16 solo", (_P,), Acts.master_gone_solo, _falls("the active went on without this server"),
         "the server it copies from is no longer ACTIVE", "WAITING",
         "no longer in sync: copy again (T2)"),

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from zmqha.core.contact import LONG_AGO, Contact, Path
 from zmqha.core.events import KeptBranch
 from zmqha.core.facts import NodeFacts
+from zmqha.core.page_sums import NOT_KNOWN
 from zmqha.core.peer_protocol import (
     NO_SESSION,
     VERSION,
@@ -122,6 +123,7 @@ class View:
         self.peer_holds = 0  # last transaction that the peer has acknowledged; goes with a new epoch into the store
         self.copied = 0.0
         self.progress, self.busy, self.free, self.store_full = 0, False, 1.0, False
+        self.pages = (NOWHERE, NOT_KNOWN)  # the digest of all pages, and where the store stood then
         self.turn_ms = now_ms
         self.gap_seen = False
         self.no_room = ""  # why the store cannot even be looked at: the disk is full
@@ -129,6 +131,7 @@ class View:
         self.unfit = ""  # why the store cannot go on as a copy
         self.damage = ""  # what is wrong in the store, until the disk says that it is BEHIND
         self.damage_accepted = False  # an operator promoted this very store as it is
+        self.store_halted = False  # the store thread does nothing more with the open store: a commit came upon damage
         self.dead_since_ms: int | None = None
         self.accepting: Position | None = None
         self.accept_session = NO_SESSION
@@ -146,6 +149,12 @@ class View:
     def store_doubted(self) -> bool:
         """Was the own store found not to hold what was written: a copy must not build on its position."""
         return self.facts.doubted
+
+    @property
+    def digest(self) -> int:
+        """Of all pages of the own store as it stands now, where that is known."""
+        at, digest = self.pages
+        return digest if at == self.position else NOT_KNOWN
 
     def fresh(self, now_ms: int) -> bool:
         """Is contact young enough to rest a one-shot decision on (F2)."""
@@ -339,10 +348,17 @@ class View:
             and peer.position.chain != self.position.chain
         )
 
+    def pages_differ(self, now_ms: int) -> bool:
+        """The active stands at exactly this position, and its pages hold something else. Whoever has rotted, this is no copy of it."""
+        peer = self.contact.beat
+        if peer is None or peer.state is not State.ACTIVE or peer.position != self.position:
+            return False
+        return peer.digest != self.digest and NOT_KNOWN not in (peer.digest, self.digest)
+
     def is_damaged(self, now_ms: int) -> bool:
         """T18. Not in the middle of a grant: nothing is confirmed then, and the peer may hold everything a moment later."""
-        if not self.damage:
-            return False
+        if not self.damage or self.store_halted:
+            return bool(self.damage)
         granting = self.state is State.ACTIVE and not self.granted
         return not granting or self.peer_gave_up(now_ms) or self.age(now_ms) > self.timers.lost_ms
 

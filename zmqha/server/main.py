@@ -104,6 +104,7 @@ def open_disk(config: Config) -> Disk:
         )
     facts = facts._replace(incarnation=max(facts.incarnation + 1, wall_s))
     state.save(facts)
+    state.mirror()
     return Disk(lock_fd, state, facts)
 
 

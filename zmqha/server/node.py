@@ -236,7 +236,7 @@ class Node:
             log.critical("store.stuck", extra={"fields": (("for_ms", now_ms - self._store_seen[1]),)})
             self._end_now(1)
         self._space_seen = self.store.space
-        self.broker.receive(StoreBeat(progress, busy, *self._space_seen, self.store.scrubbed), now_ms)
+        self.broker.receive(StoreBeat(progress, busy, *self._space_seen, self.store.scrubbed, self.store.pages), now_ms)
 
     def _hear_clients(self, ready: set[Waitable], now_ms: int) -> None:
         clients = self.network.clients

@@ -35,6 +35,7 @@ class Census:
         self._gone: bytearray | None = None  # pages of the snapshot that need no visit: free, or freed since
         self._next = 2
         self.off = False
+        self.as_it_is = False  # an operator wants this very store served, damaged or not
         self.complete = sums is not None
         self._fit(meta)
 
@@ -64,6 +65,19 @@ class Census:
         """The store is closed."""
         self.off = True
         self._gone = None
+
+    def verify(self, view: memoryview, freed: Runs) -> None:
+        """What a transaction freed, before it is forgotten: it read those pages and copied what was in them to new ones, under new
+        sums. Raises StoreDamaged if they did not hold what was written there: then that lies in the new pages too, and none of them
+        may go anywhere. ``freed`` must not have been written over yet."""
+        if self.off:
+            return
+        for page in lmdb_page.spoilt_copies(view, self.meta.psize, self._sums.within(freed)):
+            why = f"page {page} of the store did not hold what was written there when a commit changed it"
+            if not self.as_it_is:
+                raise StoreDamaged(why)
+            if len(self.unsound) < UNSOUND_MAX:
+                self.unsound.append(why)
 
     def advance(self, meta: Meta, freed: Runs, units: Units) -> int:
         """A transaction freed and wrote this; the digest after it. Begins a build, if there must be one, before."""

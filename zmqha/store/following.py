@@ -11,9 +11,9 @@ from typing import NamedTuple
 from zmqha.core import limits
 from zmqha.core.actions import Journal, ReadTable, TakeCopy
 from zmqha.core.events import Event, Journalled, ShipmentRefused, TablePart
-from zmqha.core.page_sums import PageSums
+from zmqha.core.page_sums import NOT_KNOWN, PageSums
 from zmqha.core.peer_protocol import CopyBegin, CopyEnd, CopyPages, CopyRound
-from zmqha.core.position import Position
+from zmqha.core.position import NOWHERE, Position
 from zmqha.errors import ProtocolError, StoreFull
 from zmqha.store.copy_target import CopyTarget
 from zmqha.store.crash import crash_point
@@ -126,6 +126,11 @@ class Following:
         self._applying = True
         self._voice.report(Journalled(self._copy, position, self._target.copied_bytes, True, self._target.rounds))
         return flushed
+
+    @property
+    def pages(self) -> tuple[Position, int]:
+        """The digest of all pages of the copy, and where it stands with it."""
+        return self.replica.pages if self.replica is not None else (NOWHERE, NOT_KNOWN)
 
     # --- what nobody waits for ----------------------------------------------------------------------------------------------
 

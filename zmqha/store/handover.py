@@ -9,10 +9,10 @@ from pathlib import Path
 
 from zmqha.core import limits
 from zmqha.core.actions import KeepBranch, ReadBranch, SettleBranch, StandDown
-from zmqha.core.branch import Item, salvage_bytes
+from zmqha.core.branch import Item, Survey, salvage_bytes
 from zmqha.core.events import Event, KeepRefused, SalvagePart, SalvageSettled, Surveyed
 from zmqha.core.position import Position
-from zmqha.errors import NoSpace, StoreFull
+from zmqha.errors import NoSpace, StoreDamaged, StoreFull
 from zmqha.store import lmdb_store
 from zmqha.store.alive import nobody_waits
 from zmqha.store.crash import crash_point
@@ -36,22 +36,35 @@ class Handover:
 
     def keep(self, position: Position, order: KeepBranch) -> None:
         """Give the store that stands there a second name (``keep``), and say what it holds beyond the common transaction."""
-        branch = Branch(self._directory / STORE_FILE, order.common_txn, self._alive)
         try:
-            survey = branch.survey()
-        finally:
-            branch.close()
-        try:
+            survey = self._survey(order.common_txn)
             if order.keep:
                 _, lineage = lmdb_store.inspect(self._directory)
                 self.kept.keep(position, lineage, survey)
-        except (StoreFull, NoSpace) as error:
+        except (StoreFull, NoSpace, StoreDamaged) as error:
             self._report(KeepRefused(error, order))
             return
         self._report(Surveyed(survey, order.keep))
 
+    def _survey(self, common_txn: int) -> Survey:
+        path = self._directory / STORE_FILE
+        with lmdb_store.reading(path):
+            branch = Branch(path, common_txn, self._alive)
+            try:
+                return branch.survey()
+            finally:
+                branch.close()
+
     def read(self, request: ReadBranch) -> None:
-        """The next items, up to the budget."""
+        """The next items, up to the budget. Where the kept store cannot be read, that is the end of them."""
+        try:
+            with lmdb_store.reading(self._directory / STORE_FILE):
+                self._read(request)
+        except (StoreFull, StoreDamaged) as error:
+            self.close()
+            self._report(KeepRefused(error, request))
+
+    def _read(self, request: ReadBranch) -> None:
         if request.begin:
             self.close()
             path = self.kept.path()

@@ -7,6 +7,7 @@ system and never grows. Never opened on a passive. Driven by the store thread, d
 
 import errno
 import os
+import struct
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -25,7 +26,7 @@ from zmqha.core.page_sums import PageSums
 from zmqha.core.position import GENESIS, Epoch, Lineage, LineageEntry, Mode, Position, bounded
 from zmqha.core.shipment import Shipment
 from zmqha.core.work import CursorRow, DestinationRow, ProducerRow, Stored, StoreImage, Work
-from zmqha.errors import StoreDamaged, StoreFull
+from zmqha.errors import StoreDamaged, StoreFull, ZmqhaError
 from zmqha.store import records
 from zmqha.store.absence import Absence
 from zmqha.store.alive import nobody_waits, rows
@@ -43,6 +44,7 @@ IDLE_ROWS_MAX = 10_000  # rows of idle producers remembered when the store is op
 IDLE_ROWS_PER_COMMIT = 64  # deleted by one commit: one or two pages of neighbours, so no commit gets slow or large by it
 _DAY_S = 86_400
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+_DAMAGED = (lmdb.CorruptedError, lmdb.PageNotFoundError)  # what LMDB says of pages that are not what they say
 
 
 class LmdbStore:
@@ -185,6 +187,8 @@ class LmdbStore:
             txn.abort()
             if _is_full(error):
                 raise StoreFull("the store is full", cause=str(error), cure="consume or purge, or free disk space") from error
+            if isinstance(error, _DAMAGED):
+                raise StoreDamaged("LMDB finds its own pages damaged", cause=str(error)) from error
             raise
         except BaseException:
             txn.abort()
@@ -319,18 +323,29 @@ def open_reading(path: Path) -> lmdb.Environment:
     return open_environment(path, map_bytes=_map_bytes(path.parent), readonly=True)
 
 
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Read a store that nobody writes. Raises StoreDamaged for whatever reading other bytes than were written comes to; StoreFull if
+    there is no room for LMDB's lock file: that says nothing about the store."""
+    try:
+        yield
+    except ZmqhaError:
+        raise
+    except (lmdb.Error, struct.error, ValueError, IndexError) as error:
+        if isinstance(error, lmdb.Error) and _is_full(error):
+            raise StoreFull("the disk under the store is full", cause=str(error), cure="free space on it") from error
+        raise StoreDamaged(f"{path} cannot be read", cause=str(error), cure="copy the store from the peer") from error
+
+
 def inspect(directory: Path) -> tuple[records.Head, Lineage]:
     """What the newest transaction of a settled store says of itself. Nobody may be writing it."""
-    try:
-        env = open_reading(directory / STORE_FILE)
+    path = directory / STORE_FILE
+    with reading(path):
+        env = open_reading(path)
         try:
             return read_head(env, env.open_db(b"state", create=False))
         finally:
             env.close()
-    except lmdb.Error as error:
-        if _is_full(error):  # no room for LMDB's lock file: that says nothing about the store
-            raise StoreFull("the disk under the store is full", cause=str(error), cure="free space on it") from error
-        raise StoreDamaged(f"{directory / STORE_FILE} cannot be read", cause=str(error)) from error
 
 
 def read_head(env: lmdb.Environment, state: Any) -> tuple[records.Head, Lineage]:

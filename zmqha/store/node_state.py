@@ -1,12 +1,16 @@
-"""``node.state``: two slots of 4 KiB, written in turn; the valid one with the higher number counts.
+"""``node.state``: the same record in two slots of 4 KiB; while it is being replaced, the valid one with the higher number counts.
 
 ::
 
     slot   u32 magic "ZNST" | u32 length | u64 number | u64 xxh3_64 of number and value | value (MessagePack of NodeFacts) | zeros
 
 Preallocated and never renamed, so a full disk cannot keep a node from writing down that it gives up its right. One pwrite and one
-fdatasync; a torn write leaves the other slot. Damaged files are set aside, never deleted, and only when asked. A whole slot that
-another version wrote is no damage: it is refused and stays as it is. Driven by the store thread.
+fdatasync (``save``), and the record counts; a torn write leaves the other slot. The same again into the other slot (``mirror``) when
+nobody waits for it: an invalid slot looks the same whether a write was torn or a bit rotted later, and an older record in the other
+one would bring back a standing that was given up.
+
+Damaged files are set aside, never deleted, and only when asked. A whole slot that another version wrote is no damage: it is refused and
+stays as it is. Driven by the store thread.
 """
 
 import os
@@ -34,7 +38,8 @@ class NodeState:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._number = 0  # of the valid slot; the next one goes into the other
+        self._number = 0  # of the newest record; it went into slot ``number & 1`` first
+        self._unmirrored = b""  # what only one slot holds
         self._fd = -1
 
     def load(self) -> NodeFacts | None:
@@ -47,12 +52,14 @@ class NodeState:
             slots = self._path.read_bytes()
         except FileNotFoundError:
             return None
-        found = [slot for at in (0, SLOT_BYTES) if (slot := _read_slot(slots[at : at + SLOT_BYTES])) is not None]
+        read = [_read_slot(slots[at : at + SLOT_BYTES]) for at in (0, SLOT_BYTES)]
+        found = [slot for slot in read if slot is not None]
         if not found:
             raise StoreDamaged(f"{self._path} holds no valid record", cure="it is set aside; the node copies from its peer")
         number, value = max(found, key=lambda slot: slot[0])
         facts = _facts(self._path, value)
-        self._number = number
+        # The next record goes first where this one is not, or not any more: torn, it must leave this one.
+        self._number = number if read[number & 1] == (number, value) else number + 1
         return facts
 
     def save(self, facts: NodeFacts) -> None:
@@ -61,10 +68,21 @@ class NodeState:
             self._open()
         self._number += 1
         crash_point("before_state_write")
-        write_all(self._fd, [memoryview(_write_slot(self._number, facts))], (self._number & 1) * SLOT_BYTES)
+        self._unmirrored = _write_slot(self._number, facts)
+        self._put(self._number & 1)
+        crash_point("after_state_sync")
+
+    def mirror(self) -> None:
+        """Give the other slot the newest record too, if it has not got it."""
+        if self._unmirrored:
+            crash_point("before_state_mirror")
+            self._put(1 - self._number & 1)
+            self._unmirrored = b""
+
+    def _put(self, slot: int) -> None:
+        write_all(self._fd, [memoryview(self._unmirrored)], slot * SLOT_BYTES)
         crash_point("before_state_sync")
         os.fdatasync(self._fd)  # no OSError is StoreFull here: see ``PageWriter.sync``
-        crash_point("after_state_sync")
 
     def set_aside(self) -> Path:
         """Move a damaged file out of the way and say where to."""
@@ -76,6 +94,7 @@ class NodeState:
         if self._fd >= 0:
             os.close(self._fd)
         self._fd = -1
+        self._unmirrored = b""
 
     def _open(self) -> None:
         known = self._number > 0

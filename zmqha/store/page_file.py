@@ -35,6 +35,8 @@ _BUFFERS_MAX = 1000  # per pwritev, and one page more; the kernel's limit is 102
 class Sums(Protocol):
     """Who keeps the sums of a file in step: ``census``."""
 
+    def verify(self, view: memoryview, freed: Runs) -> None: ...
+
     def advance(self, meta: Meta, freed: Runs, units: Units) -> int: ...
 
 
@@ -83,9 +85,14 @@ class PageReader:
             raise StoreDamaged(f"{self._path} was cut: pages lie behind its end", cure="copy the store from the peer")
 
     def ship(self, epoch: Epoch, base: Position, old: Meta, new: Meta, sums: Sums | None = None) -> Shipment:
-        """What leads from snapshot ``old`` to ``new``. Only for neighbours, or while a read transaction holds ``old``."""
+        """What leads from snapshot ``old`` to ``new``. Only for neighbours, or while a read transaction holds ``old``.
+
+        Raises StoreDamaged if pages that the transactions copied did not have the ``sums`` they must have.
+        """
         view = self._reaching(new)
         changes = lmdb_page.changes(view, old, new)
+        if sums is not None:
+            sums.verify(view, changes.freed)
         pages = lmdb_page.collect(view, new.psize, changes.written)
         units = page_sums.units_of(pages.payload, new.psize, pages.runs, pages.compact)
         digest = sums.advance(new, changes.freed, units) if sums is not None else page_sums.NOT_KNOWN
@@ -159,11 +166,9 @@ class PageReader:
         self._view = memoryview(self._map)
 
     def _unmap(self) -> None:
-        self._view.release()
+        """The map is gone with the last slice of it: an error that is on its way holds some."""
         self._view = memoryview(b"")
-        if self._map is not None:
-            self._map.close()
-            self._map = None
+        self._map = None
 
 
 class PageWriter:

@@ -16,6 +16,7 @@ import xxhash
 from zmqha.core import limits
 from zmqha.core.events import TablePart
 from zmqha.errors import StoreDamaged
+from zmqha.store.disk_reader import forget
 from zmqha.store.page_file import STORE_FILE, PageReader
 from zmqha.store.replica import COPY_FILE
 
@@ -25,9 +26,13 @@ _PSIZE = 4096  # of an unfinished copy, whose meta pages are not there yet (``vi
 
 
 def read_table(directory: Path, copy: int, *, partial: bool) -> Iterator[TablePart | None]:
-    """Every part, the last one said to be it; None after each slice in between. An empty table where nothing can be read."""
+    """Every part, the last one said to be it; None after each slice in between. An empty table where nothing can be read.
+
+    What the disk holds is said, not what the kernel remembers of it: what is rotten only there would be left as it is.
+    """
     path = directory / (COPY_FILE if partial else STORE_FILE)
     try:
+        yield from forget(path)
         reader = PageReader(path)
     except FileNotFoundError:
         yield TablePart(copy, 0, b"", True)

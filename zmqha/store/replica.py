@@ -163,6 +163,13 @@ class Replica:
         self.census = Census(self._reader, lmdb_page.parse_body(self._meta))
         return self.census
 
+    @property
+    def pages(self) -> tuple[Position, int]:
+        """The digest of all pages, and where the store's file stands with it; not known while something is still to be applied."""
+        if self.census is None or self._waiting or self._unflushed:
+            return NOWHERE, NOT_KNOWN
+        return self.position, self.census.digest
+
     # --- becoming a store ---------------------------------------------------------------------------------------------------
 
     def settle(self) -> None:

@@ -12,6 +12,7 @@ from zmqha.core.branch import (
     Difference,
     Done,
     Item,
+    Past,
     QueueCount,
     Survey,
     Undone,
@@ -32,14 +33,22 @@ class Branch:
     def __init__(self, path: Path, common_txn: int, alive: Callable[[], None] = nobody_waits) -> None:
         self._common_txn = common_txn
         self._alive = alive
-        self._env = lmdb_store.open_reading(path)
-        self._log = self._env.open_db(b"log", create=False)
-        state = self._env.open_db(b"state", create=False)
-        self._txn = self._env.begin(buffers=True)
         self._names: dict[int, DestinationRow] = {}
         self._cursors: dict[int, CursorRow] = {}
+        self._env = lmdb_store.open_reading(path)
+        self._txn = self._env.begin(buffers=True)
+        try:
+            self._past = self._read_state()
+        except BaseException:
+            self.close()
+            raise
+
+    def _read_state(self) -> Past:
+        """All but the messages."""
         past = NO_PAST
-        for key, raw in rows(self._txn.cursor(db=state), alive):
+        self._log = self._env.open_db(b"log", txn=self._txn, create=False)
+        state = self._env.open_db(b"state", txn=self._txn, create=False)
+        for key, raw in rows(self._txn.cursor(db=state), self._alive):
             kind = bytes(key[:1])
             if kind == records.DESTINATION:
                 row = records.read_destination(raw)
@@ -49,7 +58,7 @@ class Branch:
                 self._cursors[cursor.destination] = cursor
             elif kind == records.PAST:
                 past = records.read_past(raw)
-        self._past = past_of(past, common_txn)
+        return past_of(past, self._common_txn)
 
     def close(self) -> None:
         """Let go of the file."""

@@ -52,8 +52,10 @@ from zmqha.core.events import (
     Scrubbed,
 )
 from zmqha.core.facts import NodeFacts
+from zmqha.core.page_sums import NOT_KNOWN
 from zmqha.core.position import NOWHERE, Mode, Position
 from zmqha.errors import NoSpace, StoreDamaged, StoreFull, ZmqhaError
+from zmqha.store import lmdb_store
 from zmqha.store.copy_source import CopySource
 from zmqha.store.crash import crash_point
 from zmqha.store.following import Following, Voice
@@ -94,6 +96,7 @@ class StoreThread(threading.Thread):
         self.moves = 0  # rises while one long action goes on; read by the reactor
         self.space = Space(1.0, 1 << 62, 0)  # replaced every second; read by the reactor
         self.scrubbed = Scrubbed()  # likewise
+        self.pages = (NOWHERE, NOT_KNOWN)  # likewise: the digest of all pages, and where the store stood then
         self.scrub = Scrub(directory / STORE_FILE, scrub_mib_per_s)
         self._inbox: SimpleQueue[StoreAction | None] = SimpleQueue()
         self._report = report
@@ -110,6 +113,7 @@ class StoreThread(threading.Thread):
         self._copy: CopySource | None = None
         self._position: Position | None = None  # of the store while it is closed
         self._refusals = 0
+        self._halted = False  # a commit came upon damage: nothing more is done with the open store
         self._measured_s = 0.0
         self._unmeasured_bytes = 0  # committed since
 
@@ -128,6 +132,7 @@ class StoreThread(threading.Thread):
         try:
             while (action := self._next()) is not None:
                 self._do(action)
+                self._state.mirror()  # after the answer: what is durable once may be acted upon
                 if not isinstance(action, Journal):
                     self.progress += 1
             self._close_all()
@@ -236,8 +241,8 @@ class StoreThread(threading.Thread):
     # --- serving ------------------------------------------------------------------------------------------------------------
 
     def _commit(self, action: Commit) -> None:
-        if action.attempt < self._refusals:
-            return  # built on a Work that was refused; the core has been told and builds anew
+        if action.attempt < self._refusals or self._halted:
+            return  # built on a Work that was refused; the core has been told and builds anew, or gives the store up
         assert self._store is not None
         try:
             shipment = self._store.commit(action.work, action.epoch, action.peer_high)
@@ -246,14 +251,28 @@ class StoreThread(threading.Thread):
             refusal = NoSpace("the active server's disk is full", cause=error.cause, cure=error.cure)
             self._report(CommitRefused(action.work.number, refusal))
             return
+        except StoreDamaged as error:
+            self._halt(error)
+            return
         if action.solo:
             self._store.sync()
         self._unmeasured_bytes += shipment.size
         crash_point("after_local_commit")
         self._report(Committed(action.work.number, shipment, None))
 
+    def _halt(self, error: StoreDamaged) -> None:
+        """What was committed may hold damage, under sums that agree with it: nobody gets it, nobody is told that it is there."""
+        self._halted = True
+        self.scrub.watch(None)
+        self.scrub.count_damaged()
+        self._stop_copy()
+        log.error("store.rotten", extra={"fields": _explained(error)})
+        self._report(Damaged(error.what, halted=True))
+
     def _claim(self, action: Claim) -> None:
-        image = sums = None
+        if self._halted:
+            return
+        sums = None
         try:
             followed = self._following.become_store()
             reserve_lock_file(self._directory / STORE_FILE)
@@ -267,31 +286,45 @@ class StoreThread(threading.Thread):
         crash_point("after_claim_state")
         self._handover.close()
         (self._directory / COPY_FILE).unlink(missing_ok=True)  # an unfinished copy is of no more use
+        opened = self._store is None
         if self._store is None:
             self._handover.kept.release()
             self._store = LmdbStore(self._directory, self._position, sums)
-            self.scrub.watch(self._store.census)
-            image = self._store.image(self._node_id, self._live)
+            self.scrub.watch(self._store.census, metas=True)
+        self._store.census.as_it_is = action.as_it_is
         self._stop_copy()
-        shipment = self._store.begin_epoch(
-            action.epoch, Mode.SOLE, self._node_id, action.reason, action.outage_ms, action.peer_holds
-        )
+        try:
+            with lmdb_store.reading(self._directory / STORE_FILE):
+                image = self._store.image(self._node_id, self._live) if opened else None
+            shipment = self._store.begin_epoch(
+                action.epoch, Mode.SOLE, self._node_id, action.reason, action.outage_ms, action.peer_holds
+            )
+        except StoreDamaged as error:
+            self._halt(error)
+            return
         self._store.sync()
         crash_point("after_claim")
         self._report(Claimed(shipment.position, self._store.lineage, image))
 
     def _pair_up(self, action: PairUp) -> None:
+        if self._halted:
+            return
         assert self._store is not None
         crash_point("before_pair_state")
         self._save(action.facts)
         crash_point("after_pair_state")
-        shipment = self._store.begin_epoch(action.epoch, Mode.PAIRED, self._node_id, action.reason, 0, action.peer_holds)
+        self._store.census.as_it_is = False
+        try:
+            shipment = self._store.begin_epoch(action.epoch, Mode.PAIRED, self._node_id, action.reason, 0, action.peer_holds)
+        except StoreDamaged as error:
+            self._halt(error)
+            return
         crash_point("after_pair")
         self._report(Committed(PAIR_NUMBER, shipment, self._store.lineage))
 
     def _copy_out(self, request: CopyOut) -> None:
-        if self._store is None:
-            return  # the role ended in the turn that asked for it
+        if self._store is None or self._halted:
+            return  # the role ended in the turn that asked for it, or ends now
         if request.begin:
             self._stop_copy()
             self._copy = CopySource(self._store, request)
@@ -323,6 +356,7 @@ class StoreThread(threading.Thread):
         """Close everything and say what is there."""
         self._stop_copy()
         self._handover.close()
+        self._halted = False
         if self._store is not None:
             self.scrub.watch(None)
             self._store.close()
@@ -381,6 +415,7 @@ class StoreThread(threading.Thread):
         used = self._store.file_bytes - room if self._store is not None else self._closed_bytes()
         free = place.f_bavail * place.f_frsize + room
         self.scrubbed = self.scrub.counts()
+        self.pages = self._following.pages if self._store is None else (self._store.position, self._store.census.digest)
         self.space = Space(min(1.0, free / max(1, place.f_blocks * place.f_frsize)), free, used)
 
     def _say_full(self, error: StoreFull) -> None:
