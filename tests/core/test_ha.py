@@ -140,7 +140,7 @@ def test_a_promotion_ends_a_discard_that_waits_for_room() -> None:
 def test_t2_merge_ends_when_the_kept_store_cannot_be_read_and_is_tried_again_later() -> None:
     rig = diverged()
     rig.ha.branch_kept()
-    LostBranch(rig.ha).receive(KeepRefused(StoreDamaged("it cannot be read"), act.ReadBranch(1, 1, 1)), rig.now_ms)
+    LostBranch(rig.ha).receive(KeepRefused(StoreDamaged("it cannot be read"), act.ReadBranch(1, True, 1, 1)), rig.now_ms)
     rig.run(1000)
     assert not rig.ha.merging and not rig.asked(act.Follow)
     assert "cannot be read" in rig.ha.keep_refused and len(rig.asked(act.KeepBranch)) == 1

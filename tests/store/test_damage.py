@@ -243,6 +243,21 @@ def test_a_commit_that_copies_a_damaged_page_is_told_to_nobody(pair: Pair) -> No
     assert len(pair.a.events) == said + 2
 
 
+def test_a_damaged_page_is_not_copied_over_a_good_one(pair: Pair) -> None:
+    pair.a.look()
+    page = a_value(pair.a)
+    flip(pair.a.path, page, 300)
+    pair.a.events.clear()
+    pair.a.thread._do(CopyOut(2, True, 1 << 40))
+    for _ in range(100):
+        if not pair.a.damage() and pair.a.thread._copy is not None:
+            pair.a.thread._copy_step()
+    assert any(f"page {page} of the store" in why for why in pair.a.damage())
+    sent = [run for event in pair.a.events if isinstance(event, CopyPart) for run in event.runs]
+    assert not any(first <= page < first + count for first, count in sent)
+    assert not any(isinstance(event, CopyDone) for event in pair.a.events)
+
+
 @pytest.mark.parametrize("action", ["pair up", "claim"])
 def test_a_new_epoch_that_copies_a_damaged_page_is_told_to_nobody(action: str, pair: Pair) -> None:
     pair.a.look()

@@ -79,6 +79,16 @@ class Census:
             if len(self.unsound) < UNSOUND_MAX:
                 self.unsound.append(why)
 
+    def vouch(self, runs: Runs) -> None:
+        """For pages of a snapshot that is held, before they go to the peer: they may be written over a good copy of themselves.
+        Raises StoreDamaged."""
+        if self.sums is None or self.as_it_is:
+            return
+        view = self._reader.view((self.meta.last_pg + 1) * self.meta.psize)
+        for page, total in self.sums.within(runs):
+            if lmdb_page.unit_at(view, self.meta.psize, page)[1] != total:
+                raise StoreDamaged(f"page {page} of the store does not hold what was written there: it was to be copied")
+
     def advance(self, meta: Meta, freed: Runs, units: Units) -> int:
         """A transaction freed and wrote this; the digest after it. Begins a build, if there must be one, before."""
         if self.building and self._gone is None:

@@ -62,7 +62,8 @@ class CopySource:
             self._pin = None
 
     def step(self) -> list[CopyEvent]:
-        """The next events; the last of all is CopyDone, before which, in the same step, no commit may come."""
+        """The next events; the last of all is CopyDone, before which, in the same step, no commit may come. Raises StoreDamaged where a
+        page is not what was written: it does not go to the peer."""
         return next(self._steps)
 
     def take_table(self, part: TakeTable) -> None:
@@ -121,17 +122,19 @@ class CopySource:
 
     def _part(self, runs: list[Run]) -> CopyPart:
         payload = self._store.reader.read_runs(runs, self._psize)
+        self._store.census.vouch(runs)
         self.budget -= len(payload)
         return CopyPart(self.copy, tuple(runs), payload, xxhash.xxh3_64_intdigest(payload))
 
     # --- what differs -------------------------------------------------------------------------------------------------------
 
     def _differing(self) -> "Generator[list[CopyEvent], None, tuple[Way, list[Run] | None]]":
-        """On top of the follower's complete store; None where a new file is cheaper, or the store too large to be compared."""
+        """On top of the follower's complete store; None where a new file is cheaper, or the store too large to be compared, or perhaps
+        so damaged that it cannot be."""
         if self._held.trusted and self._store.absence.covers(self._held.position):
             self._move_pin()
             runs = self._written_since()
-        elif self._store.meta.last_pg < limits.TABLE_PAGES_MAX:
+        elif self._store.meta.last_pg < limits.TABLE_PAGES_MAX and not self._store.census.as_it_is:
             runs = yield from self._compared(partial=False)
         else:
             return Way.WHOLE, None

@@ -337,7 +337,13 @@ class StoreThread(threading.Thread):
         assert self._copy is not None
         if not self._copy.ready:
             return
-        for event in self._copy.step():
+        try:
+            events = self._copy.step()
+        except StoreDamaged as error:
+            self._stop_copy()
+            self._say_damaged(error.what)
+            return
+        for event in events:
             self._report(event)
             crash_point("copy_source_step")
             if isinstance(event, CopyDone):
