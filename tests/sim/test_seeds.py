@@ -11,7 +11,7 @@ import pytest
 from tests.sim.faults import SETS, set_of
 from tests.sim.seeds import run_seed
 
-QUICK = range(60)
+QUICK = range(40)
 FOUND = {  # seeds that once found a bug, and what it was (when the simulation itself changes, some take other ways)
     1: "every restart of the peer counted as a flap",
     10: "a follower kept following a session of the source that was over",
