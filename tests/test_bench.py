@@ -17,9 +17,10 @@ CASES = {
     "failover": {"gap_ms", "claim_ms", "rejoin_ms"},
     "rejoin": {"rejoin_ms", "sent_MB", "p99_ratio"},
 }
+LONG = {"drain", "end_to_end", "failover"}
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow) if name in LONG else name for name in CASES])
 def test_a_bench_runs_and_writes_medians_with_machine_and_disk(name: str, tmp_path: Path) -> None:
     target = tmp_path / "result.json"
     command = [sys.executable, str(ROOT / "bench" / f"{name}.py"), "--tiny", "--json", str(target), "--directory", str(tmp_path)]

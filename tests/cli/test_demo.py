@@ -79,6 +79,7 @@ def test_a_kill_loses_nothing_and_leaves_nothing_behind(tmp_path: Path) -> None:
     assert "lost 0" in out and "stand-in" in out and "both stores are equal" in out and "Next:" in out
 
 
+@pytest.mark.slow
 def test_a_cut_link_makes_nobody_take_over(tmp_path: Path) -> None:
     demo = start(tmp_path, "--cut-link", "--rate", "300", "--seconds", "5", "--json", "--no-report")
     out, err = demo.communicate(timeout=60)

@@ -504,6 +504,9 @@ def test_closing_leaves_unconfirmed_sends_unknown_and_later_calls_fail(pair):
         with pytest.raises(ConnectionLost):
             call()
     assert client.state is State.CLOSED
+    end_s = time.monotonic() + 5
+    while "Close" not in a.seen and time.monotonic() < end_s:
+        time.sleep(0.01)  # it is on its way: the client does not wait for an answer
     assert "Close" in a.seen
 
 

@@ -11,7 +11,7 @@ import pytest
 from tests.sim.faults import SETS, set_of
 from tests.sim.seeds import run_seed
 
-QUICK = range(40)
+QUICK = range(24)
 FOUND = {  # seeds that once found a bug, and what it was (when the simulation itself changes, some take other ways)
     1: "every restart of the peer counted as a flap",
     10: "a follower kept following a session of the source that was over",
@@ -22,7 +22,7 @@ FOUND = {  # seeds that once found a bug, and what it was (when the simulation i
     166174271: "the simulator's own: nobody started a server that stopped on a stalled disk",
     1493: "two STANDALONE: the gateway answers again at once after a LAN cut, TCP does not",
 }
-SLOW_S = 170
+SLOW_S = 100
 
 
 @pytest.mark.parametrize("seed", QUICK)
@@ -36,7 +36,7 @@ def test_a_seed_that_once_found_a_bug_finds_none(seed: int) -> None:
 
 
 @pytest.mark.parametrize("kinds", SETS)
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", [1])
 def test_no_promise_is_broken_when_one_kind_of_fault_prevails(kinds: str, seed: int) -> None:
     run_seed(seed, kinds=SETS[kinds], rate=0.05, fault_ms=12_000)
 

@@ -173,6 +173,7 @@ def stranger_sends_too_much(both: Pair, mine: dict[str, str]) -> None:
     ask(both, zmq.DEALER, both.peer_ports[both.active()] + 1, [b"\x93nonsense", b"x"], **bulk)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(60)
 def test_the_wrong_key_at_either_port() -> None:
     with pair(curve=True) as both:

@@ -117,6 +117,7 @@ def test_freezes_of_the_active(record_property: Callable[[str, object], None]) -
     assert max(gaps) < 1.2
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(60)
 def test_a_killed_passive_is_missed_and_taken_back() -> None:
     """Alone within 1 s, SOLE on disk before the first lone confirm; takes the passive back by itself."""
@@ -173,8 +174,9 @@ def test_a_frozen_passive_never_promotes_itself_and_two_frozen_ones_agree() -> N
         close_history(both, [producer], [reader])
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(60)
-@pytest.mark.parametrize("survivor", ["passive", pytest.param("active", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("survivor", ["passive", "active"])
 def test_what_both_disks_confirmed_is_on_either_disk_alone(survivor: str) -> None:
     """The passive is stopped for a moment, so that nothing more reaches its disk; then both die and one is lost for good."""
     with pair() as both:

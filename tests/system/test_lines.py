@@ -70,12 +70,6 @@ def run(both: Pair, size: int, lines: int, kills: int, spread_s: float) -> str:
     return f"{written / 1e6:.1f} MB, {counted} lines, {done} kills: sent in {sent:.1f} s, received in {took:.1f} s, identical"
 
 
-@pytest.mark.timeout(120)
-def test_lines_survive_kills() -> None:
-    with pair() as both:
-        print(run(both, 4_000_000, 100_000, 1, 0.6))
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_large_text_survives_three_kills(record_property: Callable[[str, object], None]) -> None:

@@ -110,6 +110,7 @@ def test_what_both_confirmed_alone_is_in_one_store_after_they_meet() -> None:
         assert standing(both, loser) == "paired"
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(120)
 def test_with_stop_the_operator_looks_first_and_then_merges() -> None:
     with pair(on_divergence="stop") as both:

@@ -52,6 +52,7 @@ def test_switchovers_under_load(record_property: Callable[[str, object], None]) 
     run_switchovers(count(6, 30), record_property)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(90)
 def test_planned_leaves_wait_for_no_window() -> None:
     with pair() as both:
@@ -72,8 +73,9 @@ def test_planned_leaves_wait_for_no_window() -> None:
     assert max(gaps_after(producer.sent, moments, within_s=4)) < 0.7  # silence would need 0.75 s
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize("first", ["active", pytest.param("passive", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("first", ["active", "passive"])
 def test_both_stopped_and_started_again(first: str) -> None:
     """Whichever returns first: nothing is lost, and service resumes at the latest when both are there."""
     with pair() as both:
