@@ -33,7 +33,7 @@ from zmqha.core.events import (
 )
 from zmqha.core.facts import NodeFacts
 from zmqha.core.peer_protocol import NO_SESSION, CopyBegin, CopyEnd, CopyPages, CopyRound, Held, Standing, Way
-from zmqha.core.position import Epoch, Position
+from zmqha.core.position import NOWHERE, Epoch, Position
 from zmqha.core.work import Append, ProducerRow, Work
 from zmqha.store.node_state import STATE_FILE, NodeState
 from zmqha.store.writer import StoreThread
@@ -153,6 +153,18 @@ def bring_up(
             case _:
                 raise AssertionError(event)
     return done
+
+
+def followed(a_directory: Path, b_directory: Path) -> tuple[Machine, Machine, random.Random]:
+    """One that serves and has committed a little, one that follows and is in sync."""
+    a, b, rng = Machine(a_directory, "a"), Machine(b_directory, "b"), random.Random(3)
+    a.claim()
+    for _ in range(30):
+        a.commit(rng)
+    bring_up(a, b, Held())
+    for _ in range(5):
+        stream(a, b, a.commit(rng, peer_high=(b.position or NOWHERE).txn))
+    return a, b, rng
 
 
 def take(target: Machine, message: CopyBegin | CopyPages | CopyRound | CopyEnd, payload: bytes = b"") -> Journalled:

@@ -5,7 +5,7 @@ import struct
 from pathlib import Path
 
 import pytest
-from rejoining import Machine, bring_up, stream
+from rejoining import Machine, bring_up, followed
 
 from zmqha.core import lmdb_page, shipment
 from zmqha.core.actions import Claim, Commit, CopyOut, Follow, Journal, KeepBranch, PairUp, ReadBranch, StandDown, TakeCopy
@@ -379,13 +379,7 @@ def test_a_flipped_bit_in_the_stream_is_caught_and_nothing_of_it_is_applied(seed
 @pytest.fixture
 def machines(tmp_path: Path) -> tuple[Machine, Machine, random.Random]:
     """One that serves, one in sync that has just left; and one bit of its store has flipped."""
-    a, b, rng = Machine(tmp_path / "a", "a"), Machine(tmp_path / "b", "b"), random.Random(3)
-    a.claim()
-    for _ in range(30):
-        a.commit(rng)
-    bring_up(a, b, Held())
-    for _ in range(5):
-        stream(a, b, a.commit(rng, peer_high=(b.position or NOWHERE).txn))
+    a, b, rng = followed(tmp_path / "a", tmp_path / "b")
     b.inspect()
     return a, b, rng
 

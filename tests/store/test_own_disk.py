@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from own_disk import OwnDisk, content, on_disk, own_disk
-from rejoining import Machine, bring_up, stream
+from rejoining import Machine, bring_up, followed
 
 from zmqha.core.events import Damaged
 from zmqha.core.peer_protocol import Held
@@ -22,13 +22,7 @@ def disk(tmp_path: Path) -> Iterator[OwnDisk]:
 
 def paired(a_root: Path, b_root: Path) -> tuple[Machine, Machine, random.Random]:
     """One that serves, one that follows; both have looked at all they hold."""
-    a, b, rng = Machine(a_root / "a", "a"), Machine(b_root / "b", "b"), random.Random(3)
-    a.claim()
-    for _ in range(30):
-        a.commit(rng)
-    bring_up(a, b, Held())
-    for _ in range(5):
-        stream(a, b, a.commit(rng, peer_high=(b.position or NOWHERE).txn))
+    a, b, rng = followed(a_root / "a", b_root / "b")
     a.thread.scrub.mib_per_s = b.thread.scrub.mib_per_s = 1000
     assert looked(a) == looked(b) == []
     return a, b, rng

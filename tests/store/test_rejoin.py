@@ -302,6 +302,17 @@ class Delta:
         assert position not in self.stages or found == self.stages[position]
         return position
 
+    def assert_whole_after_cuts(self, recorder: DiskRecorder, tmp_path: Path, seed: int) -> None:
+        """Power cuts at any moment of what was recorded: a restart finds whole stores, and not always the same."""
+        rng, found = random.Random(seed), set()
+        for number in range(60):
+            target = tmp_path / f"image{number}"
+            target.mkdir()
+            recorder.image(recorder.cut(rng), rng, target)
+            found.add(self.assert_whole(target))
+            shutil.rmtree(target)
+        assert len(found) > 1
+
 
 POINTS = (
     "copy_target_pages:2", "before_delta_end", "before_delta_sync", "after_delta_end", "delta_apply", "delta_apply:3",
@@ -333,14 +344,7 @@ def test_a_power_cut_during_a_delta_leaves_a_complete_store(
     with monkeypatch.context() as patch:
         recorder = DiskRecorder(tmp_path / "b", patch)
         follower.replay(delta.actions)
-    rng, found = random.Random(seed), set()
-    for number in range(60):
-        target = tmp_path / f"image{number}"
-        target.mkdir()
-        recorder.image(recorder.cut(rng), rng, target)
-        found.add(delta.assert_whole(target))
-        shutil.rmtree(target)
-    assert len(found) > 1
+    delta.assert_whole_after_cuts(recorder, tmp_path, seed)
 
 
 def test_an_end_that_only_the_page_cache_holds_is_flushed_before_the_store_is_touched(
@@ -352,14 +356,7 @@ def test_an_end_that_only_the_page_cache_holds_is_flushed_before_the_store_is_to
         recorder = DiskRecorder(tmp_path / "b", patch)
         recorder.left_by_a_kill(DELTA_FILE, written.rindex(b"ZEND"))
         delta.assert_whole(tmp_path / "b")
-    rng, found = random.Random(1), set()
-    for number in range(60):
-        target = tmp_path / f"image{number}"
-        target.mkdir()
-        recorder.image(recorder.cut(rng), rng, target)
-        found.add(delta.assert_whole(target))
-        shutil.rmtree(target)
-    assert len(found) > 1
+    delta.assert_whole_after_cuts(recorder, tmp_path, 1)
 
 
 def test_a_restart_gives_a_sign_of_life_at_every_record_and_flushes_as_it_goes(

@@ -28,7 +28,7 @@ def sentence(ha: HA, lost: LostBranch, now_ms: int) -> str:
         )
     if ha.state is State.PASSIVE_SYNC:
         return f"{me} is copying: losing {other} now loses acknowledged messages that only {other} holds."
-    if heard and peer is not None and peer.state in (State.ACTIVE, State.STANDALONE):
+    if heard and peer is not None and peer.state in SERVING:
         return f"{other} serves, {me} waits: {waits_for(ha, lost, now_ms)}"
     return f"Nobody serves: {waits_for(ha, lost, now_ms)}"
 

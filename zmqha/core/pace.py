@@ -7,9 +7,7 @@ while that is not enough, stays short enough for a producer to wait for, and is 
 
 from zmqha.core import limits
 
-SHRUNK = (
-    0.75  # of the round before: a round above this will not be short soon (from 100 GiB to the last step takes 26 such rounds)
-)
+SHRUNK = 0.75  # of the round before: one above this will not be short soon (from 100 GiB to the last step takes 26 such rounds)
 WRITERS_SHARE = 0.5  # of what has arrived in this round may be written meanwhile
 FREE_BYTES = limits.COPY_TAIL_BYTES // 2  # likewise whatever has arrived: as much as a short round leaves
 PAUSE_MS = 250  # between two group commits, at first

@@ -26,7 +26,7 @@ from zmqha.store.alive import nobody_waits
 from zmqha.store.crash import crash_point
 from zmqha.store.journal import Journal
 from zmqha.store.journal_record import Baseline, encode_baseline
-from zmqha.store.node_state import sync_directory
+from zmqha.store.node_state import sync_directory, sync_file
 from zmqha.store.page_file import FLUSH_EVERY_BYTES, STORE_FILE, PageWriter, write_all
 
 DELTA_FILE = "store.mdb.delta"
@@ -113,11 +113,7 @@ def finish(directory: Path, segment_bytes: int, alive: Callable[[], None] = nobo
 
 def _make_durable(path: Path) -> None:
     """After a kill the page cache holds an end that no flush covered. Once the store is touched, no power cut may take it back."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fdatasync(fd)
-    finally:
-        os.close(fd)
+    sync_file(path)
     sync_directory(path.parent)
 
 

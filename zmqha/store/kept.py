@@ -25,7 +25,7 @@ from zmqha.core.limits import KEPT_BYTES_MAX, KEPT_DAYS
 from zmqha.core.position import NO_EPOCH, Epoch, Lineage, Position
 from zmqha.errors import NoSpace, StoreFull
 from zmqha.store.crash import crash_point
-from zmqha.store.node_state import sync_directory
+from zmqha.store.node_state import sync_directory, sync_file
 from zmqha.store.page_file import STORE_FILE
 
 KEPT_FILES = "kept"  # a directory
@@ -70,7 +70,7 @@ class Kept:
             place.mkdir(parents=True)
             crash_point("before_keep_link")
             os.link(self._data / STORE_FILE, place / STORE_FILE)
-            _sync_file(place / STORE_FILE)
+            sync_file(place / STORE_FILE)
             crash_point("before_keep_manifest")
             _write(place, self._manifest(position, lineage, survey))
             for directory in (place, self._root, self._data):
@@ -187,17 +187,9 @@ def _write(place: Path, manifest: dict[str, Any]) -> None:
     """Durable; the old one or the new one is there, whatever happens."""
     new = place / f"{MANIFEST_FILE}.new"
     new.write_text(json.dumps(manifest, indent=2) + "\n")
-    _sync_file(new)
+    sync_file(new)
     new.rename(place / MANIFEST_FILE)
     sync_directory(place)
-
-
-def _sync_file(path: Path) -> None:
-    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def _refused(error: OSError, place: Path) -> Exception:
