@@ -121,9 +121,9 @@ def test_commits_keep_the_pace_of_the_copy(monkeypatch: pytest.MonkeyPatch) -> N
     broker = process(cluster, "a").broker
 
     def commits() -> int:
-        before = broker._committed_txn
+        before = broker._flushed_txn
         cluster.run(2000)
-        return broker._committed_txn - before
+        return broker._flushed_txn - before
 
     assert commits() > 10
     monkeypatch.setattr(Source, "pause_ms", 400)
@@ -183,10 +183,10 @@ def test_a_lone_server_serves_on_when_its_follower_dies_before_it_is_in_sync() -
     assert broker.ha.state is State.STANDALONE
     assert broker.source.whole
     cluster.b.kill(notice=False)
-    before = broker._committed_txn
+    before = broker._flushed_txn
     cluster.run(6000)
     assert broker.ha.state is State.STANDALONE
-    assert broker._committed_txn > before + 20, "commits stopped with the window full"
+    assert broker._flushed_txn > before + 20, "commits stopped with the window full"
 
 
 def test_two_servers_neither_of_which_may_serve_say_so_and_name_the_cure() -> None:

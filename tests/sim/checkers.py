@@ -123,8 +123,8 @@ class Checkers:
             raise Violation(f"{what}, and knows that its store is damaged (T18)")
         other = machine.peer
         held = last(other.disk.synced).get(producer, 0)
-        if ha.state is State.STANDALONE and last(machine.disk.synced).get(producer, 0) < sequence:
-            raise Violation(f"{what}, alone, and it is not durable (O5)")
+        if last(machine.disk.synced).get(producer, 0) < sequence:
+            raise Violation(f"{what}, and its own disk does not hold it (O5)")
         if (
             new
             and ha.state is State.ACTIVE

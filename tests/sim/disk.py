@@ -1,7 +1,7 @@
 """A machine's disk: what it keeps, and how long it takes.
 
 What survives: a killed process leaves everything that was written, to the kernel; a power cut leaves what was synced, and by chance
-more: the last paired commit (one transaction), some of a journal's unflushed end. A record of node.state that was being written counts,
+more: the transaction that is being flushed, some of a journal's unflushed end. A record of node.state that was being written counts,
 or is torn and the older slot counts.
 A store is a Position in the ``history``, a flag that says whether a copy was put together wrongly, and one that says whether a bit of
 it has flipped.
@@ -37,9 +37,13 @@ class Disk:
         self.generation = 0  # +1 when the disk was replaced
 
     def write(self, position: Position, *, synced: bool) -> None:
-        """The store moves on; without sync the transaction before is safe (its meta went with this flush)."""
+        """The store moves on; without sync only the transaction before is safe, until ``flush``."""
         self.synced = position if synced else self.position
         self.position = position
+
+    def flush(self) -> None:
+        """Everything written is safe."""
+        self.synced = self.position
 
     def lose_power(self, random: Random) -> str:
         """What was not synced may be gone; what went."""

@@ -22,7 +22,7 @@ from zmqha.client.consumer import Subscription
 from zmqha.client.failover import Failover
 from zmqha.client.url import Options
 from zmqha.core import ha
-from zmqha.core.actions import Action, Claim, Commit, Follow, PairUp
+from zmqha.core.actions import Action, Claim, Follow, PairUp
 from zmqha.core.acts import Acts
 from zmqha.core.broker import Broker
 from zmqha.core.contact import Contact
@@ -204,19 +204,31 @@ def o4_no_nonce(patch: Patch) -> None:
 
 def o5_confirm_before_the_peer_has_it(patch: Patch) -> None:
     def broken(self: Broker) -> int:
-        return self._committed_txn if self.ha.state in (State.ACTIVE, State.STANDALONE) else -1
+        return self._flushed_txn if self.ha.state in (State.ACTIVE, State.STANDALONE) else -1
 
     patch.setattr(Broker, "_durable_txn", broken)
 
 
 def o5_confirm_alone_before_the_flush(patch: Patch) -> None:
-    commit_more = Broker._commit_more
+    durable = Broker._durable_txn
 
-    def broken(self: Broker, now_ms: int) -> None:
-        commit_more(self, now_ms)
-        self._actions = [each._replace(solo=False) if isinstance(each, Commit) else each for each in self._actions]
+    def broken(self: Broker) -> int:
+        alone = self.ha.state is State.STANDALONE and self.ha.step is Step.NONE
+        return self._unconfirmed[-1][1] if alone and self._unconfirmed else durable(self)
 
-    patch.setattr(Broker, "_commit_more", broken)
+    patch.setattr(Broker, "_durable_txn", broken)
+
+
+def o5_confirm_before_the_own_flush(patch: Patch) -> None:
+    def broken(self: Broker) -> int:
+        if self.ha.step is not Step.NONE:
+            return -1
+        if self.ha.state is State.STANDALONE:
+            return self._flushed_txn
+        paired = self.ha.state is State.ACTIVE and self.ha.granted and self.source.acked.epoch == self.ha.epoch
+        return self.source.acked.txn if paired else -1
+
+    patch.setattr(Broker, "_durable_txn", broken)
 
 
 def o5_acknowledge_before_the_journal_is_durable(patch: Patch) -> None:
@@ -235,7 +247,7 @@ def o5_acks_of_any_epoch_count(patch: Patch) -> None:
     def broken(self: Broker) -> int:
         if self.ha.step is not Step.NONE:
             return -1
-        return min(self.source.acked.txn, self._committed_txn) if self.ha.state is State.ACTIVE else self._committed_txn
+        return min(self.source.acked.txn, self._flushed_txn) if self.ha.state is State.ACTIVE else self._flushed_txn
 
     patch.setattr(Broker, "_durable_txn", broken)
 
@@ -440,6 +452,7 @@ PLANTED: dict[str, Planted] = {
     "O4 an epoch without a nonce": Planted(o4_no_nonce, Story(scenarios.two_that_serve_meet, SEEDS), "one of two epochs stops"),
     "O5 confirm before the peer has it": Planted(o5_confirm_before_the_peer_has_it, Runs(3), "O5"),
     "O5 confirm alone before the flush": Planted(o5_confirm_alone_before_the_flush, Runs(3), "O5"),
+    "O5 confirm before the own flush": Planted(o5_confirm_before_the_own_flush, Runs(3), "O5"),
     "O5 acknowledge before the journal is durable": Planted(o5_acknowledge_before_the_journal_is_durable, Runs(3), "O5"),
     "O5 acknowledgements of any epoch count": Planted(
         o5_acks_of_any_epoch_count,

@@ -174,7 +174,7 @@ class StoreThread:
             return [(0, lambda: None)]
         match action:
             case act.Commit():
-                return [(sync, lambda: self._commit(action))]
+                return [(quick, lambda: self._commit(action)), (sync, self._flush_commit)]
             case act.Journal():
                 chunks = [action.chunk]
                 while self._inbox and isinstance(self._inbox[0], act.Journal):
@@ -192,7 +192,12 @@ class StoreThread:
                     mirror,
                 ]
             case act.PairUp():
-                return [*self._saving(action.facts, sync), (sync, lambda: self._paired(action)), mirror]
+                return [
+                    *self._saving(action.facts, sync),
+                    (quick, lambda: self._pair_up(action)),
+                    (sync, lambda: self._paired()),
+                    mirror,
+                ]
             case act.StandDown():
                 return [(quick, self._close), (sync, self._settle), (quick, lambda: self._inspect(action))]
             case act.Follow(facts):
@@ -243,10 +248,16 @@ class StoreThread:
         txn = self._history.commit(self._disk.position, action.epoch, action.work, action.peer_high)
         self.store.apply(action.work)
         self._past.committed(txn.position.txn, action.work)
-        self._disk.write(txn.position, synced=action.solo)
+        self._disk.write(txn.position, synced=False)
         if self._comes_upon_rot():
             return
         self._report(ev.Committed(action.work.number, _shipment(txn), None))
+
+    def _flush_commit(self) -> None:
+        if self._halted or self._disk.position is None:
+            return
+        self._disk.flush()
+        self._report(ev.Flushed(self._disk.position.txn))
 
     def _comes_upon_rot(self) -> bool:
         """Did this transaction change the page that has rotted: then it has no other answer, and nothing is done until StandDown."""
@@ -314,12 +325,18 @@ class StoreThread:
         txn = self._history.at(position)
         self._report(ev.Claimed(position, txn.lineage, image))
 
-    def _paired(self, action: act.PairUp) -> None:
+    def _pair_up(self, action: act.PairUp) -> None:
         assert self.store is not None
         self._as_it_is = False
-        txn = self._begin_epoch(action.epoch, Mode.PAIRED, action.reason, action.peer_holds)
-        if self._comes_upon_rot():
+        self._begin_epoch(action.epoch, Mode.PAIRED, action.reason, action.peer_holds)
+        self._comes_upon_rot()
+
+    def _paired(self) -> None:
+        if self._halted:
             return
+        self._disk.flush()
+        assert self._disk.position is not None
+        txn = self._history.at(self._disk.position)
         self._report(ev.Committed(act.PAIR_NUMBER, _shipment(txn), txn.lineage))
 
     def _fetch(self, action: act.Fetch) -> None:

@@ -97,21 +97,21 @@ def settle_before_it_is_durable(patch: pytest.MonkeyPatch) -> None:
 
 
 def slow_winner_dies(cluster: Cluster) -> None:
-    """Its disk stalls, and it is killed before it has written what it was handed."""
+    """Its disk stalls, and its power goes before what it was handed is flushed."""
     cluster.run_until(lambda: noted(cluster, "ha.keep"), 5000, "a loser", step_ms=1)
     dying = winner(cluster)
     dying.speed.stall_ms = 400
     cluster.run(300)
-    dying.kill(notice=True)
+    dying.cut_power()
     dying.speed.stall_ms = 0
     cluster.clock.after(1000, dying.start)
 
 
 def test_o6_a_branch_is_given_up_only_once_the_winner_has_it_on_its_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    two_branches(4, 0, slow_winner_dies)
+    two_branches(1, 0, slow_winner_dies)
     settle_before_it_is_durable(monkeypatch)
     with pytest.raises(Failed, match="Violation"):
-        two_branches(4, 0, slow_winner_dies)
+        two_branches(1, 0, slow_winner_dies)
 
 
 def test_o6_a_store_that_is_copied_over_before_it_is_merged_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:

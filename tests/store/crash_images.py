@@ -23,8 +23,9 @@ from source_store import Contents, SourceStore, contents, contents_of
 
 from tests.system import disk_faults
 from zmqha.core import lmdb_page, shipment
-from zmqha.store.lmdb_store import inspect
-from zmqha.store.page_file import STORE_FILE, PageReader
+from zmqha.core.events import KeptBranch
+from zmqha.store.inspection import inspect
+from zmqha.store.page_file import STORE_FILE
 from zmqha.store.replica import Replica
 
 SEGMENT = 96 * 1024
@@ -125,15 +126,10 @@ def judge_active(target: Path, acknowledged: int, models: dict[int, active_life.
     """As ``judge_passive``; the position is computed as a start does."""
     if not acknowledged:
         return None
-    replica = Replica.open(target, SEGMENT)
-    assert replica is not None and replica.ahead
-    replica.close()
+    found = inspect(target, SEGMENT, KeptBranch, lambda: None)
     _walk(target / STORE_FILE)
-    head, lineage = inspect(target)
-    reader = PageReader(target / STORE_FILE)
-    position = reader.recompute(head.chain, lineage[-1].epoch)
-    reader.close()
-    assert position is not None and position.txn >= acknowledged
+    position = found.position
+    assert found.present and position.txn >= acknowledged
     expected, holds = models[position.txn]
     assert (position.txn, position.chain) == (expected.txn, expected.chain)
     assert active_life.held_by(target / STORE_FILE) == holds

@@ -11,6 +11,7 @@ from zmqha.core import lmdb_page, shipment
 from zmqha.core.lmdb_page import Meta
 from zmqha.core.position import NOWHERE, Position
 from zmqha.errors import StoreDamaged, StoreFull
+from zmqha.store import seal
 from zmqha.store.page_file import PageReader, PageWriter, write_all
 
 
@@ -108,15 +109,21 @@ def test_the_digest_computed_again_from_two_meta_pages_is_the_one_of_the_commit(
     base = NOWHERE
     for _ in range(60):
         for ship in source.commit():
-            assert source.reader.recompute(base.chain, EPOCH) == ship.position
+            assert _led_to(source.reader, base) == ship.position
             txn = source.env.begin(write=True)  # writes pages of a next commit, and is killed before its meta page
             source._change(txn)
             txn.abort()
-            assert source.reader.recompute(base.chain, EPOCH) == ship.position
+            assert _led_to(source.reader, base) == ship.position
             _scribble_over_free_pages(source)
-            assert source.reader.recompute(base.chain, EPOCH) == ship.position
+            assert _led_to(source.reader, base) == ship.position
             base = ship.position
     source.close()
+
+
+def _led_to(reader: PageReader, base: Position) -> Position:
+    """The position of the newest snapshot, from its pages and those of the one before, whose chain digest is that of ``base``."""
+    older, newer = reader.metas()
+    return reader.ship(EPOCH, Position(EPOCH, older.txnid, base.chain), older, newer).position
 
 
 def _scribble_over_free_pages(source: SourceStore) -> None:
@@ -130,7 +137,7 @@ def _scribble_over_free_pages(source: SourceStore) -> None:
             file.write(source.random.randbytes(newer.psize))
 
 
-def test_meta_pages_written_as_a_pair_cannot_tell_the_digest(tmp_path: Path) -> None:
+def test_meta_pages_written_as_a_pair_have_no_seal(tmp_path: Path) -> None:
     source = SourceStore(tmp_path / "source", 1)
     writer = PageWriter(tmp_path / "replica")
     for _ in range(5):
@@ -141,7 +148,9 @@ def test_meta_pages_written_as_a_pair_cannot_tell_the_digest(tmp_path: Path) -> 
     older, newer = reader.metas()
     assert (older.txnid, newer.txnid) == (source.meta.txnid - 1, source.meta.txnid)
     assert reader.meta_at(newer.txnid) == newer
-    assert reader.recompute(source.position.chain, EPOCH) is None
+    assert not seal.settle(tmp_path / "replica")
+    with pytest.raises(StoreDamaged, match="cannot be told"):
+        seal.position(tmp_path / "replica", source.position.chain, EPOCH)
     source.close()
 
 
@@ -159,7 +168,7 @@ def test_a_promoted_replica_commits_and_its_new_digest_can_be_computed_again(tmp
     while not (ships := promoted.commit()):
         pass
     assert ships[0].from_txn == source.meta.txnid
-    assert promoted.reader.recompute(source.position.chain, EPOCH) == ships[0].position
+    assert _led_to(promoted.reader, source.position) == ships[0].position
     source.close()
     promoted.close()
 

@@ -7,8 +7,8 @@
                                                       v
                                       Commit(work)    one group commit at a time, up to two in the store thread
                                                       |
-    store thread: one LMDB transaction, one flush, the pages it wrote --> Committed(shipment)
-                                                      |
+    store thread: one LMDB transaction, the pages it wrote --> Committed(shipment); then one flush --> Flushed(txn)
+                                                      |                                                   |
                                       SendBulk(Piece) to the peer: journal record, one flush --> Stored(position)
                                                       v
                        Broker._durable_txn: what may be confirmed now --> CONFIRM to the producer, DELIVER to consumers

@@ -125,12 +125,11 @@ class Journal(NamedTuple):
 
 
 class Commit(NamedTuple):
-    """One transaction. ``solo``: also sync the meta page, since no peer holds it. Answer: ``Committed`` or ``CommitRefused``, or
+    """One transaction. Answer: ``Committed`` once it is written and may be shipped, then ``Flushed``; or ``CommitRefused``, or
     ``Damaged`` and nothing more."""
 
     work: Work
     epoch: Epoch
-    solo: bool
     peer_high: int
     attempt: int  # how many CommitRefused the broker has seen; the store drops what was sent before it saw the last one
 

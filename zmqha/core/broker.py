@@ -42,6 +42,7 @@ from zmqha.core.events import (
     Event,
     FactsSaved,
     Fetched,
+    Flushed,
     Inspected,
     JournalFull,
     Journalled,
@@ -99,10 +100,10 @@ class Broker:
         self.protocol_faults = 0  # refused frames of clients and peer, for the log
         self.last_fault = ""
         self.space = space
-        self._unconfirmed: deque[tuple[int, int]] = deque()  # (number, txn), committed here, not yet released
+        self._unconfirmed: deque[tuple[int, int]] = deque()  # (number, txn), written here, not yet released
         self._in_store = 0  # commits handed to the store thread
         self._attempt = 0
-        self._committed_txn = 0
+        self._flushed_txn = 0  # durable here
         self._dropped_ms = LONG_AGO
         self._held = False
         self._waits_told = False
@@ -129,6 +130,8 @@ class Broker:
                 self._client(client, frames, now_ms)
             case Committed():
                 self._committed(event, now_ms)
+            case Flushed(txn):
+                self._flushed_txn = max(self._flushed_txn, txn)
             case BulkIn():
                 self._bulk(event, now_ms)
             case Journalled():
@@ -300,7 +303,7 @@ class Broker:
     def _claimed(self, event: Claimed, now_ms: int) -> None:
         was_open = event.image is None
         self.ha.claimed(event.position, event.lineage, now_ms)
-        self._committed_txn = event.position.txn
+        self._flushed_txn = event.position.txn
         if was_open:
             self._told_epoch = event.position.epoch
             self.service.new_epoch(event.position.epoch)
@@ -317,10 +320,10 @@ class Broker:
         position = event.shipment.position
         if ha.state not in SERVING:
             return  # a commit that ended while the role was given up
-        self._committed_txn = position.txn
         self.source.committed(event.shipment, now_ms)
         if event.number == PAIR_NUMBER:
             assert event.lineage is not None
+            self._flushed_txn = position.txn
             self._ha_news = True
             ha.paired(position, event.lineage, now_ms)
             return
@@ -360,8 +363,7 @@ class Broker:
                 return
             self._in_store += 1
             self._commit_ms = now_ms
-            solo = ha.state is State.STANDALONE
-            self._actions.append(Commit(work, ha.epoch, solo, self.source.acked.txn, self._attempt))
+            self._actions.append(Commit(work, ha.epoch, self.source.acked.txn, self._attempt))
 
     def _durable_txn(self) -> int:
         """O5: the last transaction that may be confirmed to clients now."""
@@ -369,9 +371,9 @@ class Broker:
         if ha.step is not Step.NONE:
             return -1
         if ha.state is State.STANDALONE:
-            return self._committed_txn
+            return self._flushed_txn
         if ha.state is State.ACTIVE and ha.granted and self.source.acked.epoch == ha.epoch:
-            return min(self.source.acked.txn, self._committed_txn)
+            return min(self.source.acked.txn, self._flushed_txn)
         return -1
 
     def _release(self, now_ms: int) -> None:

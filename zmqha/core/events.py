@@ -98,11 +98,18 @@ class Claimed(NamedTuple):
 
 
 class Committed(NamedTuple):
-    """Work ``number`` is committed as durably as asked for. ``lineage`` is set when the transaction was a lineage record."""
+    """Work ``number`` is written here and ready for the peer; ``Flushed`` follows. ``lineage`` is set when the transaction was a
+    lineage record: that one is flushed."""
 
     number: int
     shipment: Shipment
     lineage: Lineage | None
+
+
+class Flushed(NamedTuple):
+    """Every transaction up to ``txn`` is durable here."""
+
+    txn: int
 
 
 class CommitRefused(NamedTuple):
@@ -254,6 +261,6 @@ class StoreBeat(NamedTuple):
 
 Event = (
     ControlIn | BulkIn | Probed | DeathNotice | ClientIn | ClientGone | Inspected | NoRoom | FactsSaved | Claimed | Committed
-    | CommitRefused | Journalled | TablePart | ShipmentRefused | JournalFull | Fetched | TableNeeded | CopyBegun | CopyPart | RoundDone
-    | CopyDone | Surveyed | KeepRefused | SalvagePart | SalvageSettled | Damaged | StoreBeat
+    | Flushed | CommitRefused | Journalled | TablePart | ShipmentRefused | JournalFull | Fetched | TableNeeded | CopyBegun | CopyPart
+    | RoundDone | CopyDone | Surveyed | KeepRefused | SalvagePart | SalvageSettled | Damaged | StoreBeat
 )  # fmt: skip

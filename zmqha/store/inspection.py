@@ -8,12 +8,11 @@ from pathlib import Path
 
 from zmqha.core.events import Inspected, KeptBranch
 from zmqha.core.position import NOWHERE
-from zmqha.errors import StoreDamaged
-from zmqha.store import lmdb_store
+from zmqha.store import lmdb_store, seal
 from zmqha.store.delta import DELTA_FILE
 from zmqha.store.journal import SEGMENT_FILES
 from zmqha.store.node_state import set_aside
-from zmqha.store.page_file import LOCK_FILE, STORE_FILE, PageReader
+from zmqha.store.page_file import LOCK_FILE, STORE_FILE
 from zmqha.store.replica import COPY_FILE, Replica
 
 
@@ -27,14 +26,7 @@ def inspect(directory: Path, segment_bytes: int, kept: Callable[[], KeptBranch],
     replica.close()
     head, lineage = lmdb_store.inspect(directory)
     if ahead:
-        reader = PageReader(directory / STORE_FILE)
-        try:
-            found = reader.recompute(head.chain, lineage[-1].epoch)
-        finally:
-            reader.close()
-        if found is None:
-            raise StoreDamaged(f"the position of {STORE_FILE} cannot be told", cause="its older meta page is not the one before")
-        position = found
+        position = seal.position(directory / STORE_FILE, head.chain, lineage[-1].epoch)
     return Inspected(True, position, lineage, head.peer_high, "", partial, kept())
 
 

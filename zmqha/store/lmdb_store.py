@@ -1,8 +1,9 @@
 """The store while this server serves: LMDB transactions, and after each the pages it wrote as a shipment.
 
-LMDB is opened with ``metasync=False``: one flush per commit, before the meta page, so the file is always sound; after a power cut it
-may be one transaction short, which the peer then holds. Whoever confirms alone calls ``sync`` first. The map is as large as the file
-system and never grows. Never opened on a passive. Driven by the store thread, decides nothing.
+LMDB is opened with ``sync=False``: a commit writes and does not wait, so its shipment leaves for the peer while ``flush`` makes it
+durable here: one fdatasync, sealed (``seal``), so that after a power cut the file stands at the last flushed transaction or the one
+after it. The map is as large as the file system and never grows. Never opened on a passive. Driven by the store thread, decides
+nothing.
 """
 
 import errno
@@ -34,6 +35,7 @@ from zmqha.store.census import Census
 from zmqha.store.crash import crash_point
 from zmqha.store.node_state import sync_directory
 from zmqha.store.page_file import STORE_FILE, PageReader, reserve_lock_file
+from zmqha.store.seal import Sealer
 from zmqha.store.shared_past import SharedPast
 
 MAP_BYTES_MAX = 16 << 40  # address space only; opening takes 1 ms
@@ -70,6 +72,9 @@ class LmdbStore:
                     cure="end it (a monitoring tool?) and start this server again",
                 )
         self._log = self._state = None
+        self._sealer = Sealer(path)
+        self._sealer.seal(self._meta, self.position.chain)  # what the next transaction builds on
+        self._flushed = True
         self._peer_high = 0
         self._pins: deque[lmdb.Transaction] = deque()  # the last SNAPSHOTS_KEPT, oldest first
         self._copied: list[lmdb.Transaction] = []  # held for a copy
@@ -84,7 +89,10 @@ class LmdbStore:
         self.census = Census(self._reader, self._meta, sums)
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Flush, and let go of the file."""
+        self.flush()
+        self._sealer.retire(self._meta)
+        self._sealer.close()
         self.census.close()
         while self._pins:
             self._pins.popleft().abort()
@@ -116,7 +124,7 @@ class LmdbStore:
         return self._ship(epoch, peer_high)
 
     def commit(self, work: Work, epoch: Epoch, peer_high: int) -> Shipment:
-        """One Work, one transaction. Raises StoreFull, and then nothing of it is stored."""
+        """One Work, one transaction, durable with the next ``flush``. Raises StoreFull, and then nothing of it is stored."""
         self._peer_high = max(self._peer_high, peer_high)
         self.past.peer_holds(peer_high)
         crash_point("before_commit")
@@ -134,10 +142,14 @@ class LmdbStore:
         self.past.committed(shipment.position.txn, work)
         return shipment
 
-    def sync(self) -> None:
-        """Make the newest meta page durable too."""
-        crash_point("before_meta_sync")
-        self._env.sync(True)
+    def flush(self) -> None:
+        """Make the newest transaction durable: one fdatasync. Nothing, if it is. Any error ends the process: nobody knows then what is
+        on the disk."""
+        if self._flushed:
+            return
+        crash_point("before_flush")
+        self._sealer.seal(self._meta, self.position.chain)
+        self._flushed = True
 
     def _write(self, txn: lmdb.Transaction, work: Work) -> None:
         state, log = self._state, self._log
@@ -179,9 +191,11 @@ class LmdbStore:
 
     @contextmanager
     def _transaction(self) -> Iterator[lmdb.Transaction]:
+        self.flush()  # a power cut may leave a part of one transaction, not of two
         txn = self._env.begin(write=True)
         try:
             yield txn
+            self._flushed = False
             txn.commit()
         except lmdb.Error as error:
             txn.abort()
@@ -207,8 +221,7 @@ class LmdbStore:
         return shipment
 
     def _keep_snapshot(self) -> None:
-        """Let the next commits overwrite no page of the last snapshots. When the power goes during a commit, the meta page before it
-        may be lost too; the position of the one that is left is computed from its own pages and those of the snapshot before."""
+        """Let the next commits overwrite no page of the last snapshots: to tell which one a power cut left, both are looked at."""
         self._pins.append(self._env.begin())
         if len(self._pins) > SNAPSHOTS_KEPT:
             self._pins.popleft().abort()
@@ -310,10 +323,10 @@ class LmdbStore:
 
 
 def open_environment(path: Path, *, map_bytes: int, readonly: bool = False) -> lmdb.Environment:
-    """LMDB as zmqha uses it, everywhere: data version 1, no map growth, one flush per commit. Raises StoreFull, lmdb.Error."""
+    """LMDB as zmqha uses it, everywhere: data version 1, no map growth, no flush of its own. Raises StoreFull, lmdb.Error."""
     reserve_lock_file(path)
     return lmdb.open(
-        str(path), subdir=False, map_size=map_bytes, max_dbs=DATABASES, metasync=False, writemap=False, lock=True, readonly=readonly,
+        str(path), subdir=False, map_size=map_bytes, max_dbs=DATABASES, sync=False, writemap=False, lock=True, readonly=readonly,
         max_readers=16, lib_version=0, create=not readonly,
     )  # fmt: skip
 

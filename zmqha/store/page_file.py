@@ -27,6 +27,8 @@ from zmqha.store.crash import crash_point
 
 STORE_FILE = "store.mdb"
 LOCK_FILE = "store.mdb-lock"
+SEAL_AT = 160  # of a seal in a meta page (``seal``): behind the 152 bytes that LMDB uses, in the same sector
+META_SECTOR_BYTES = 512
 LOCK_BYTES = 8192  # 126 readers; more than are ever asked for
 FLUSH_EVERY_BYTES = 64 * MIB  # by whoever writes much, so the last flush is short and memory does not fill with unwritten pages
 _BUFFERS_MAX = 1000  # per pwritev, and one page more; the kernel's limit is 1024
@@ -58,7 +60,7 @@ class PageReader:
         view = self._reaching(0)
         first, second = lmdb_page.read_meta(view, 0), lmdb_page.read_meta(view, 1)
         if first is None or second is None:
-            raise StoreDamaged(f"{self._path} is not an LMDB file")
+            raise StoreDamaged(f"{self._path} is not an LMDB file", cure="copy the store from the peer")
         return (first, second) if first.txnid <= second.txnid else (second, first)
 
     def newest(self) -> Meta:
@@ -100,17 +102,6 @@ class PageReader:
             epoch=epoch, base=base, old_meta=old.body, to_txn=new.txnid, new_meta=new.body, psize=new.psize, pages=pages,
             freed=changes.freed, units=units, digest=digest,
         )  # fmt: skip
-
-    def recompute(self, base_chain: bytes, epoch: Epoch) -> Position | None:
-        """Position of the newest snapshot, given the chain digest of the one before; needs no more than the two meta pages.
-
-        None if the older meta page is not that of the transaction before (``PageWriter.write_metas`` wrote both, or a new file):
-        then only the journal knows.
-        """
-        old, new = self.metas()
-        if old.txnid + 1 != new.txnid or lmdb_page.restamp(old.body, new.txnid)[8:] == new.body[8:]:
-            return None
-        return self.ship(epoch, Position(epoch, old.txnid, base_chain), old, new).position
 
     def unit_at(self, page: int, meta: Meta) -> tuple[int, int]:
         """(pages, sum) of the unit of a snapshot that begins there (``lmdb_page.unit_at``)."""
@@ -203,8 +194,8 @@ class PageWriter:
             self._size = max(self._size, (first + count) * psize)
             at += count * psize
 
-    def write_metas(self, body: bytes) -> None:
-        """Make the file the snapshot of ``body``: in its slot, and as the transaction before in the other one.
+    def write_metas(self, body: bytes, seal: bytes = b"") -> None:
+        """Make the file the snapshot of ``body``: in its slot, with this ``seal``, and as the transaction before in the other one.
 
         Both, because a meta page of an older snapshot would name pages that were written over. The other slot goes first and is
         flushed first: whichever write is torn, one slot stays whole.
@@ -216,7 +207,7 @@ class PageWriter:
         self._write_meta(1 - slot, lmdb_page.restamp(body, max(0, meta.txnid - 1)), psize)
         self.sync()
         crash_point("between_meta_writes")
-        self._write_meta(slot, body, psize)
+        self._write_meta(slot, body, psize, seal)
         crash_point("after_meta_write")
 
     def sync(self) -> None:
@@ -227,8 +218,9 @@ class PageWriter:
         """
         os.fdatasync(self._fd)
 
-    def _write_meta(self, slot: int, body: bytes, psize: int) -> None:
-        write_all(self._fd, [memoryview(lmdb_page.static_head(slot) + body)], slot * psize)
+    def _write_meta(self, slot: int, body: bytes, psize: int, seal: bytes = b"") -> None:
+        sector = (lmdb_page.static_head(slot) + body).ljust(SEAL_AT, b"\0") + seal
+        write_all(self._fd, [memoryview(sector.ljust(META_SECTOR_BYTES, b"\0"))], slot * psize)
 
     def _grow(self, size: int) -> None:
         """A reader maps up to the last page; the file never shrinks."""

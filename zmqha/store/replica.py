@@ -9,7 +9,7 @@ store's meta pages stay those of the last baseline until ``settle``: until then 
 of it. Decides nothing about roles and talks to nobody. Driven by the store thread.
 
 After ``settle`` LMDB may open the file and write. From then on the file is *ahead* of the journal, and its position comes from
-the database and ``PageReader.recompute``; only a new copy makes it a replica again.
+its ``seal``; only a new copy makes it a replica again.
 """
 
 import threading
@@ -23,7 +23,7 @@ from zmqha.core.page_sums import NOT_KNOWN
 from zmqha.core.position import NOWHERE, Position
 from zmqha.core.shipment import Chunk, Shipment
 from zmqha.errors import ProtocolError, StoreDamaged
-from zmqha.store import delta, journal_record
+from zmqha.store import delta, journal_record, seal
 from zmqha.store.alive import nobody_waits
 from zmqha.store.census import Census
 from zmqha.store.crash import crash_point
@@ -61,12 +61,15 @@ class Replica:
     def open(
         cls, directory: Path, segment_bytes: int = SEGMENT_BYTES, alive: Callable[[], None] = nobody_waits
     ) -> "Replica | None":
-        """Recover: finish a delta, replay the journal, write both meta pages, flush. None if there is neither store nor journal.
+        """Recover: finish a delta, undo a transaction that was not flushed, replay the journal, write both meta pages, flush. None if
+        there is neither store nor journal.
 
         An unfinished copy stays for the next attempt. Raises StoreDamaged if store and journal do not belong together or cannot be
         read: then only a copy helps.
         """
         delta.finish(directory, segment_bytes, alive)
+        if (directory / STORE_FILE).exists():
+            seal.settle(directory / STORE_FILE)
         journal = Journal(directory, segment_bytes)
         recovered = journal.recover()
         if recovered is not None and recovered.settled:

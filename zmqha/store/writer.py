@@ -46,6 +46,7 @@ from zmqha.core.events import (
     Event,
     FactsSaved,
     Fetched,
+    Flushed,
     Inspected,
     JournalFull,
     NoRoom,
@@ -254,11 +255,11 @@ class StoreThread(threading.Thread):
         except StoreDamaged as error:
             self._halt(error)
             return
-        if action.solo:
-            self._store.sync()
         self._unmeasured_bytes += shipment.size
         crash_point("after_local_commit")
-        self._report(Committed(action.work.number, shipment, None))
+        self._report(Committed(action.work.number, shipment, None))  # it leaves for the peer while this disk makes it durable
+        self._store.flush()
+        self._report(Flushed(shipment.position.txn))
 
     def _halt(self, error: StoreDamaged) -> None:
         """What was committed may hold damage, under sums that agree with it: nobody gets it, nobody is told that it is there."""
@@ -302,7 +303,7 @@ class StoreThread(threading.Thread):
         except StoreDamaged as error:
             self._halt(error)
             return
-        self._store.sync()
+        self._store.flush()
         crash_point("after_claim")
         self._report(Claimed(shipment.position, self._store.lineage, image))
 
@@ -319,6 +320,7 @@ class StoreThread(threading.Thread):
         except StoreDamaged as error:
             self._halt(error)
             return
+        self._store.flush()
         crash_point("after_pair")
         self._report(Committed(PAIR_NUMBER, shipment, self._store.lineage))
 
@@ -438,8 +440,6 @@ class StoreThread(threading.Thread):
             return 0
 
     def _close_all(self) -> None:
-        if self._store is not None:
-            self._store.sync()
         self._stop_copy()
         if self._store is not None:
             self._store.close()
