@@ -149,6 +149,7 @@ class LmdbStore:
             return
         crash_point("before_flush")
         self._sealer.seal(self._meta, self.position.chain)
+        crash_point("after_flush")
         self._flushed = True
 
     def _write(self, txn: lmdb.Transaction, work: Work) -> None:
