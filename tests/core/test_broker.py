@@ -10,8 +10,9 @@ import pytest
 from tests.sim.cluster import Cluster
 from tests.sim.server import Process
 from zmqha.core.actions import Action, Note
+from zmqha.core.broker import HA_PERIOD_MS
 from zmqha.core.client_protocol import Admin, Command, Open, Opened, Ping, Pong, Refused, Reply, Send, Subscribe, decode, encode
-from zmqha.core.events import ClientIn, JournalFull, ShipmentRefused, StoreBeat
+from zmqha.core.events import ClientIn, Event, JournalFull, Probed, ShipmentRefused, StoreBeat
 from zmqha.core.message import batch_of
 from zmqha.core.peer_protocol import Standing, State, Way
 from zmqha.core.position import Epoch
@@ -96,6 +97,29 @@ def test_confirms_are_held_from_pairing_until_the_peer_has_accepted() -> None:
     broker = process(cluster, "a").broker
     broker.ha.granted = False
     assert broker._durable_txn() == -1
+
+
+def test_f3_decides_says_beforehand_whether_tick_looks_at_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The node reads every link before a tick that does; and between two looks it need not."""
+    server = process(pair(), "a")
+    broker, now_ms, looks = server.broker, server.machine.own_ms(), []
+    monkeypatch.setattr(broker, "_tick_ha", looks.append)
+
+    def turn(at_ms: int, *events: Event) -> tuple[bool, bool]:
+        looks.clear()
+        broker.begin_turn(at_ms, 0)
+        for event in events:
+            broker.receive(event, at_ms)
+        said = broker.decides(at_ms)
+        broker.tick(at_ms)
+        return said, bool(looks)
+
+    start_ms = now_ms + HA_PERIOD_MS
+    assert turn(start_ms) == (True, True), "it is time"
+    assert turn(start_ms + HA_PERIOD_MS - 1) == (False, False), "nothing new, and it is not time"
+    assert turn(start_ms + HA_PERIOD_MS - 1, Probed(start_ms, ok=True)) == (True, True), "news"
+    pause_ms = broker.ha.timers.pause_ms
+    assert turn(start_ms + HA_PERIOD_MS + pause_ms) == (True, True), "an own gap"
 
 
 def test_a_slow_peer_is_dropped_by_agreement_and_taken_back() -> None:

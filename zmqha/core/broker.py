@@ -1,7 +1,9 @@
 """The one machine that the server drives: high availability, replication and messaging put together.
 
 Four verbs: ``begin_turn`` and ``receive`` (something happened), ``tick`` (time passed), ``deadline_ms`` (when is tick needed next) and
-``take_actions`` (ordered work). No sockets, files, clock or threads: the node carries the actions out, the simulator is another node.
+``take_actions`` (ordered work). ``decides`` says whether the next ``tick`` looks at the table of roles: by then every frame of the peer
+that is there must have been received (F3). No sockets, files, clock or threads: the node carries the actions out, the simulator is
+another node.
 
 The one rule that joins the parts is ``_durable_txn``: which transactions may be confirmed to clients now (O5).
 """
@@ -113,6 +115,7 @@ class Broker:
         self._commit_ms = LONG_AGO  # when the last one was begun
         self._ha_news = True  # something that a row may rest on has happened
         self._ha_ms = LONG_AGO
+        self._ha_due_ms = LONG_AGO  # when that is needed next
         self._actions: list[Action] = []
 
     # --- the four verbs -----------------------------------------------------------------------------------------------------
@@ -191,11 +194,16 @@ class Broker:
             case _:
                 raise AssertionError(event)
 
+    def decides(self, now_ms: int) -> bool:
+        """Will ``tick`` look at the table of roles now."""
+        return self._ha_news or now_ms - self._ha_ms >= HA_PERIOD_MS
+
     def tick(self, now_ms: int) -> None:
         """Time passed, or a turn's events are in: decide, then hand out what may be handed out."""
-        if self._ha_news or now_ms - self._ha_ms >= HA_PERIOD_MS:
+        if self.decides(now_ms):
             self._ha_news, self._ha_ms = False, now_ms
             self._tick_ha(now_ms)
+            self._ha_due_ms = max(self.ha.deadline_ms(now_ms), now_ms + HA_PERIOD_MS)
         self._release(now_ms)
         self.service.tick(now_ms)
         self._commit_more(now_ms)
@@ -237,14 +245,13 @@ class Broker:
     def deadline_ms(self, now_ms: int) -> int:
         """When ``tick`` is needed next at the latest, if nothing happens."""
         service = self.service.deadline_ms()
-        ha = max(self.ha.deadline_ms(now_ms), self._ha_ms + HA_PERIOD_MS)
-        return ha if service is None else min(ha, service)
+        return self._ha_due_ms if service is None else min(self._ha_due_ms, service)
 
     def take_actions(self) -> list[Action]:
         """Everything to be done, in order: what changes a role first, then pages, then clients."""
-        taken = (
-            self.ha.take_actions() + self.source.take_actions() + self.lost_branch.take_actions() + self.follower.take_actions()
-        )
+        taken = self.ha.take_actions()
+        for part in (self.source, self.lost_branch, self.follower):
+            taken += part.take_actions()
         taken += self._actions
         self._actions = []
         taken += self.service.merge.take_actions()

@@ -1,7 +1,8 @@
 """One server: events in, broker, actions carried out. No decisions here; if one appears, it belongs in ``core``.
 
 The one loop of the process. Order in a turn: the clock is read once; peers first, because roles depend on them; then the store; then
-clients, within budgets (``core.limits``); then time; then everything the broker wants done.
+clients, within budgets (``core.limits``); then time; then everything the broker wants done. A message costs several turns, each after
+a sleep, with cold caches: what need not be looked at in every turn is looked at when the broker is going to decide (``decides``).
 """
 
 import logging
@@ -14,8 +15,11 @@ import zmq
 from zmqha.core import beat_notice, death_notice, limits
 from zmqha.core.actions import (
     Action,
+    Commit,
     ConnectBulk,
+    Fetch,
     Halt,
+    Journal,
     Note,
     ProbeGateway,
     ResetPath,
@@ -120,6 +124,8 @@ class Node:
         self._space_seen: Space | None = None
         self._absent_told: tuple[str, ...] = ()
         self._store_seen = (0, clock_ms())  # (what it has done, when that last moved)
+        self._links: frozenset[Waitable | None] = frozenset()  # the sockets of the links that the reactor watches
+        self._changing: list[object] = []  # see _watch
 
     def run(self) -> int:
         """Until a Halt; the exit code."""
@@ -130,28 +136,47 @@ class Node:
 
     def turn(self) -> None:
         """One turn of the loop."""
-        before = clock_ms()
-        wait_ms = min(self.broker.deadline_ms(before) - before, limits.TURN_MS_MAX) if not self._later else 0
-        ready = self.reactor.wait(self._sources(), wait_ms)
+        broker = self.broker
+        self._watch()
+        ready = self.reactor.wait(self._wait_ms())
         now_ms = clock_ms()
-        self.broker.begin_turn(now_ms, int(time.time() * 1000))
+        broker.begin_turn(now_ms, int(time.time() * 1000))
         for number in self.reactor.caught():
             self._on_signal(self, number, now_ms)
-        self._hear_links(now_ms)
+        decides = broker.decides(now_ms)
+        heard = decides or not ready.isdisjoint(self._links)
+        if heard:
+            self._hear_links(now_ms)
         self._hear_bulk(ready, now_ms)
-        self._hear_rest(ready, now_ms)
+        self._hear_rest(ready, now_ms, decides=decides)
         self._hear_store(ready, now_ms)
         self._hear_clients(ready, now_ms)
-        self.broker.tick(now_ms)
+        if not heard and broker.decides(now_ms):  # because of what was heard just now
+            self._hear_links(now_ms)
+        broker.tick(now_ms)
         self._carry_out(now_ms)
-        self._tell_faults(now_ms)
+        if decides:
+            self._tell_faults(now_ms)
 
     # --- events in ----------------------------------------------------------------------------------------------------------
 
-    def _sources(self) -> list[Waitable | None]:
-        network = self.network
-        sources: list[Waitable | None] = [self.mailbox.fd, *(link.socket for link in network.links)]
-        if self.broker.reads_clients:
+    def _wait_ms(self) -> int:
+        if self._later:
+            return 0
+        now_ms = clock_ms()
+        return min(self.broker.deadline_ms(now_ms) - now_ms, limits.TURN_MS_MAX)
+
+    def _watch(self) -> None:
+        """Tell the reactor what to wait for, where a socket was opened, closed or replaced since the last turn."""
+        network, reads_clients = self.network, self.broker.reads_clients
+        links = [link.socket for link in network.links]
+        changing: list[object] = [reads_clients, network.follower.socket if network.follower is not None else None, *links]
+        if changing == self._changing:
+            return
+        self._changing = changing
+        self._links = frozenset(links) - {None}
+        sources: list[Waitable | None] = [self.mailbox.fd, *links]
+        if reads_clients:
             sources.append(network.clients.socket)
         if network.source is not None and network.follower is not None:
             sources += [network.source.socket, network.follower.socket]
@@ -161,10 +186,11 @@ class Node:
             sources.append(network.prober.fd)
         if network.gate is not None:
             sources.append(network.gate.socket)
-        return sources
+        self.reactor.watch(sources)
 
     def _hear_links(self, now_ms: int) -> None:
-        """All readable frames, whatever the poller said before: a decision must not be taken over unread news (F3)."""
+        """All readable frames of every link, whatever the poller said before: a decision must not be taken over unread news (F3). So
+        this comes before every decision, and whenever the poller says that there is something."""
         for index, link in enumerate(self.network.links):
             link.tick(now_ms)
             for frame in link.receive(limits.PEER_MESSAGES_PER_TURN):
@@ -175,27 +201,30 @@ class Node:
 
     def _hear_bulk(self, ready: set[Waitable], now_ms: int) -> None:
         source, follower = self.network.source, self.network.follower
-        if source is not None:
-            source.tick(now_ms)
-            if source.socket in ready:
-                for sender, frames in source.receive(limits.PEER_MESSAGES_PER_TURN):
-                    self._bulk_in(sender, frames, now_ms)
+        if source is not None and source.socket in ready:
+            for sender, frames in source.receive(limits.PEER_MESSAGES_PER_TURN):
+                self._bulk_in(sender, frames, now_ms)
         if follower is not None and follower.socket in ready:
             for frames in follower.receive(limits.PEER_MESSAGES_PER_TURN):
                 self._bulk_in(None, frames, now_ms)
 
-    def _hear_rest(self, ready: set[Waitable], now_ms: int) -> None:
-        """Handshakes, death notices, the gateway."""
-        gate, listener, prober = self.network.gate, self.network.listener, self.network.prober
+    def _hear_rest(self, ready: set[Waitable], now_ms: int, *, decides: bool) -> None:
+        """Handshakes, death notices, the gateway; ports that could not be opened yet are tried where it is time for a decision."""
+        network = self.network
+        gate, listener, prober = network.gate, network.listener, network.prober
         if gate is not None and gate.socket in ready:
             gate.receive()
         if listener is not None and not ready.isdisjoint(listener.fds):
             for datagram in listener.receive():
                 self._datagram_in(datagram, now_ms)
-        if prober is not None:
+        if prober is not None and (decides or prober.fd in ready):
             prober.tick(now_ms)
             for probe in prober.take():
                 self.broker.receive(Probed(probe.sent_ms, probe.ok), now_ms)
+        if decides:
+            network.clients.tick(now_ms)
+            if network.source is not None:
+                network.source.tick(now_ms)
 
     def _datagram_in(self, datagram: bytes, now_ms: int) -> None:
         cluster = self.broker.ha.identity.cluster_id
@@ -218,9 +247,10 @@ class Node:
         if self.mailbox.fd in ready:
             for event in self.mailbox.take(limits.STORE_EVENTS_PER_TURN):
                 self.broker.receive(event, now_ms)
-        later, self._later = self._later, []
-        for event in later:
-            self.broker.receive(event, now_ms)
+        if self._later:
+            later, self._later = self._later, []
+            for event in later:
+                self.broker.receive(event, now_ms)
         if now_ms - self._store_look_ms >= STORE_LOOK_MS or self.store.space is not self._space_seen:
             self._store_look_ms = now_ms
             self._look_at_store(now_ms)
@@ -240,7 +270,6 @@ class Node:
 
     def _hear_clients(self, ready: set[Waitable], now_ms: int) -> None:
         clients = self.network.clients
-        clients.tick(now_ms)
         if clients.socket in ready and self.broker.reads_clients:
             for _ in range(0, limits.CLIENT_MESSAGES_PER_TURN, CLIENTS_AT_ONCE):
                 messages = clients.receive(CLIENTS_AT_ONCE)
@@ -270,6 +299,8 @@ class Node:
                     network.source.send(to, wire)
                 elif network.follower is not None:
                     network.follower.send(wire)
+            case Commit() | Journal() | Fetch():  # with nearly every message, so not at the end
+                self.store.put(action)
             case SendControl(path, message):
                 frame = encode(message)
                 for link in network.links if path is None else [network.links[path]]:

@@ -97,11 +97,13 @@ class DeathListener:
     def __init__(self, addresses: Iterable[Address]) -> None:
         """An address that this machine does not have yet will do. Raises ConfigError if one is taken."""
         self.sockets: list[socket.socket] = []
+        self.fds: list[int] = []  # to be registered for reading
         for address in addresses:
             family, where = _resolve(address)
             listener = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
             listener.setsockopt(*_FREEBIND[listener.family], 1)
             self.sockets.append(listener)
+            self.fds.append(listener.fileno())
             try:
                 listener.bind(where)
             except OSError as error:
@@ -111,11 +113,6 @@ class DeathListener:
                     cause=str(error),
                     cure="is another server running here? See `ss -lnup`",
                 ) from error
-
-    @property
-    def fds(self) -> list[int]:
-        """To be registered for reading."""
-        return [listener.fileno() for listener in self.sockets]
 
     def receive(self, budget: int = 16) -> list[bytes]:
         """Up to ``budget`` datagrams from each address; too long ones are dropped."""
