@@ -1,7 +1,8 @@
 """Clients that make load: each in a process of its own, with one client that stays connected, doing one job after the other.
 
 A job is a value with ``run(client)``; it waits until ``start`` (a moment of the monotonic clock, the same for all processes), so
-several begin together. What it returns says when it began and ended, so the parent computes rates over all of them.
+several begin together. What it returns says when it began and ended, so the parent computes rates over all of them. How a process
+connects is its recipe: ``ToPair`` here; ``bench/compare`` has recipes for other servers, whose clients do the same jobs.
 """
 
 import contextlib
@@ -12,7 +13,8 @@ import threading
 import time
 from array import array
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple, Protocol
@@ -22,6 +24,7 @@ from zmqha.client.handle import Handle
 
 SEND_BURST = 64  # between two looks at the clock
 PATIENCE_S = 30.0
+CLOSE_S = 10.0
 LEAD_S = 0.05  # from handing out a job until it begins
 STAMP = struct.Struct("<QQ")  # number, monotonic ns of the call to send
 
@@ -47,6 +50,27 @@ class Job(Protocol):
     def run(self, client: zmqha.Client) -> Done: ...
 
 
+class Recipe(Protocol):
+    """How a load process connects; it goes to another process as a pickle."""
+
+    def connect(self) -> AbstractContextManager[Callable[[Any], Done]]:
+        """Connected as long as the context lasts; its value does a job."""
+        ...
+
+
+@dataclass(frozen=True)
+class ToPair:
+    """A client of a pair."""
+
+    url: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @contextlib.contextmanager
+    def connect(self) -> Iterator[Callable[[Job], Done]]:
+        with zmqha.connect(self.url, **self.options) as client:
+            yield lambda job: job.run(client)
+
+
 @dataclass(frozen=True)
 class OneByOne:
     """``send`` after ``send``; ``times_ns`` are their latencies."""
@@ -59,7 +83,7 @@ class OneByOne:
     def run(self, client: zmqha.Client) -> Done:
         body, send, clock = bytes(self.size), client.send, time.perf_counter_ns
         times = array("Q")
-        begun, cpu = _wait_until(self.start), time.process_time()
+        begun, cpu = wait_until(self.start), time.process_time()
         end = clock() + int(self.seconds * 1e9)
         now = clock()
         while now < end:
@@ -83,7 +107,7 @@ class Pipelined:
     def run(self, client: zmqha.Client) -> Done:
         body, send, queue = bytes(self.size), client.send_nowait, self.queue
         sent = 0
-        begun, cpu = _wait_until(self.start), time.process_time()
+        begun, cpu = wait_until(self.start), time.process_time()
         end = begun + self.seconds
         while sent < self.count and time.monotonic() < end:
             burst = min(SEND_BURST, self.count - sent)
@@ -113,7 +137,7 @@ class Paced:
         there = threading.Semaphore(0)
         confirmed = array("Q")
         collector = threading.Thread(target=_collect, args=(waiting, there, confirmed))
-        begun, cpu = _wait_until(self.start), time.process_time()
+        begun, cpu = wait_until(self.start), time.process_time()
         collector.start()
         for number in range(self.count):
             if self.until and number % 100 == 0 and os.path.exists(self.until):
@@ -142,7 +166,7 @@ class Consume:
 
     def run(self, client: zmqha.Client) -> Done:
         times, numbers = array("Q"), array("Q")
-        received, begun, cpu = 0, _wait_until(self.start), time.process_time()
+        received, begun, cpu = 0, wait_until(self.start), time.process_time()
         with client.consume(self.queue, timeout=self.quiet) as consumer:
             for message in consumer:
                 if not received:
@@ -162,36 +186,41 @@ class Consume:
 class Worker:
     """One load process."""
 
-    url: str
-    options: dict[str, Any] = field(default_factory=dict)
+    recipe: Recipe
 
     def __post_init__(self) -> None:
         spawn = multiprocessing.get_context("spawn")
         self._pipe, theirs = spawn.Pipe()
-        self._process = spawn.Process(target=_work, args=(theirs, self.url, self.options), daemon=True)
+        self._process = spawn.Process(target=_work, args=(theirs, self.recipe), daemon=True)
         self._process.start()
         theirs.close()
         assert self._pipe.recv() == "ready"
 
-    def begin(self, job: Job) -> None:
+    def begin(self, job: Any) -> None:
         """Start it; ``end`` must follow."""
         self._pipe.send(job)
 
-    def end(self) -> Done:
-        """Wait for the job's result."""
+    def end(self, patience_s: float | None = None) -> Done:
+        """Wait for the job's result. EOFError: the process has ended instead, its own words are on stderr."""
+        if not self._pipe.poll(patience_s):
+            raise TimeoutError(f"a load process has not done its job within {patience_s:g} s")
         done: Done = self._pipe.recv()
         return done
 
     def close(self) -> None:
-        self._pipe.send(None)
-        self._process.join(10)
+        """It ends, also if it is stuck in a job or gone already."""
+        with contextlib.suppress(OSError):
+            self._pipe.send(None)
+        self._process.join(CLOSE_S)
+        self._process.kill()
+        self._process.join()
         self._pipe.close()
 
 
 @contextlib.contextmanager
-def workers(url: str, count: int) -> Iterator[list[Worker]]:
-    """Some load processes, connected; ended afterwards."""
-    made = [Worker(url) for _ in range(count)]
+def workers(to: str | Recipe, count: int) -> Iterator[list[Worker]]:
+    """Some load processes, connected (to a pair's URL, or as the recipe says); ended afterwards."""
+    made = [Worker(ToPair(to) if isinstance(to, str) else to) for _ in range(count)]
     try:
         yield made
     finally:
@@ -204,7 +233,7 @@ def soon() -> float:
     return time.monotonic() + LEAD_S
 
 
-def _wait_until(start: float) -> float:
+def wait_until(start: float) -> float:
     time.sleep(max(0.0, start - time.monotonic()))
     return time.monotonic()
 
@@ -220,8 +249,8 @@ def _collect(waiting: "deque[Handle | None]", there: threading.Semaphore, confir
         confirmed.append(time.monotonic_ns())
 
 
-def _work(pipe: Connection, url: str, options: dict[str, Any]) -> None:
-    with zmqha.connect(url, **options) as client:
+def _work(pipe: Connection, recipe: Recipe) -> None:
+    with recipe.connect() as do:
         pipe.send("ready")
         while (job := pipe.recv()) is not None:
-            pipe.send(job.run(client))
+            pipe.send(do(job))
