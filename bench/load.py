@@ -6,6 +6,7 @@ connects is its recipe: ``ToPair`` here; ``bench/compare`` has recipes for other
 """
 
 import contextlib
+import itertools
 import multiprocessing
 import os
 import struct
@@ -26,7 +27,7 @@ SEND_BURST = 64  # between two looks at the clock
 PATIENCE_S = 30.0
 CLOSE_S = 10.0
 LEAD_S = 0.05  # from handing out a job until it begins
-STAMP = struct.Struct("<QQ")  # number, monotonic ns of the call to send
+STAMP = struct.Struct("<QQ")  # number, monotonic ns of the moment at which it was due
 
 
 class Done(NamedTuple):
@@ -42,6 +43,12 @@ class Done(NamedTuple):
     @property
     def rate(self) -> float:
         return self.messages / max(1e-9, self.ended - self.begun)
+
+    def gap(self, fault: float) -> tuple[float, float]:
+        """The longest pause between two of its moments that ended after the fault, and when it ended: monotonic seconds."""
+        pauses = ((after - before, after) for before, after in itertools.pairwise(self.times_ns) if after >= fault * 1e9)
+        pause, end = max(pauses)
+        return pause / 1e9, end / 1e9
 
 
 class Job(Protocol):
@@ -120,8 +127,8 @@ class Pipelined:
 
 @dataclass(frozen=True)
 class Paced:
-    """``count`` numbered messages at ``rate`` per second, each stamped with the moment of its ``send_nowait``; ``times_ns`` are the
-    moments at which the confirms were seen."""
+    """``count`` numbered messages at ``rate`` per second, each stamped with the moment at which it was due (a client that keeps its
+    caller waiting cannot hide that); ``times_ns`` are the moments at which the confirms were seen."""
 
     queue: str
     size: int
@@ -131,8 +138,15 @@ class Paced:
     first: int = 0  # number of the first message
     until: str = ""  # a file: once it is there, that was enough
 
+    def due(self, number: int, begun: float) -> float:
+        """When the so-many-th message is to be sent, counted from 0."""
+        return begun + number / self.rate
+
+    def body(self, number: int, begun: float) -> bytes:
+        """What is in it."""
+        return STAMP.pack(self.first + number, int(self.due(number, begun) * 1e9)) + bytes(max(0, self.size - STAMP.size))
+
     def run(self, client: zmqha.Client) -> Done:
-        fill = bytes(max(0, self.size - STAMP.size))
         waiting: deque[Handle | None] = deque()
         there = threading.Semaphore(0)
         confirmed = array("Q")
@@ -142,10 +156,10 @@ class Paced:
         for number in range(self.count):
             if self.until and number % 100 == 0 and os.path.exists(self.until):
                 break
-            pause = begun + number / self.rate - time.monotonic()
+            pause = self.due(number, begun) - time.monotonic()
             if pause > 0:
                 time.sleep(pause)
-            waiting.append(client.send_nowait(self.queue, STAMP.pack(self.first + number, time.monotonic_ns()) + fill))
+            waiting.append(client.send_nowait(self.queue, self.body(number, begun)))
             there.release()
         waiting.append(None)
         there.release()
@@ -155,8 +169,8 @@ class Paced:
 
 @dataclass(frozen=True)
 class Consume:
-    """Receive ``count`` messages, acknowledging each; counted from the first one. ``stamped``: ``times_ns`` are the times from the
-    call to ``send`` until here, ``numbers`` the messages' numbers. Ends early after ``quiet`` seconds without a message."""
+    """Receive ``count`` messages, acknowledging each; counted from the first one. ``stamped``: ``times_ns`` are the times from when
+    it was due until here, ``numbers`` the messages' numbers. Ends early after ``quiet`` seconds without a message."""
 
     queue: str
     count: int
