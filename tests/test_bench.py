@@ -1,4 +1,7 @@
-"""Every bench works: each runs in its tiny mode and writes what ``bench/trees.py`` and people read."""
+"""Every bench works: each runs in its tiny mode and writes what ``bench/trees.py`` and people read.
+
+That of ``bench/compare`` is in ``test_compare.py``.
+"""
 
 import json
 import os

@@ -50,17 +50,22 @@ def main() -> None:
             _say(f"{key}: skipped: {kind}")
         else:
             made[key] = Turns(kind, arguments)
+
+    def document() -> dict[str, Any]:
+        return {
+            **circumstances("compare", arguments, begun, load),
+            "contestants": [one.document() for one in made.values()],
+            "skipped": skipped,
+        }
+
     keys = list(made)
     for number in range(arguments.rounds):
         at = number % max(1, len(keys))
         for key in keys[at:] + keys[:at]:
             made[key].round(f"round {number + 1} of {arguments.rounds}: {key}")
-    document = {
-        **circumstances("compare", arguments, begun, load),
-        "contestants": [one.document() for one in made.values()],
-        "skipped": skipped,
-    }
-    _write(document, arguments)
+            _write(document(), arguments)  # each time: whoever ends a long run has what there is
+    print(_write(document(), arguments))
+    _say(f"written to {arguments.json or arguments.output / 'compare.json'} and {arguments.output}/compare.md, compare.svg")
     if not made or any(one.failures for one in made.values()):
         sys.exit(1)
 
@@ -72,7 +77,7 @@ class Turns:
         self.failures: list[str] = []
         self._kind = kind
         self._arguments = arguments
-        self._scale = TINY if arguments.tiny else Scale()
+        self._scale = TINY if arguments.tiny else Scale().part(arguments.work)
         self._disk = Disk(arguments.directory)
         self._found: dict[str, Figures] = {}
         self._versions: dict[str, str] = {}
@@ -136,15 +141,15 @@ def _kind(key: str) -> type[Any] | str:
     return kind.missing() or kind
 
 
-def _write(document: dict[str, Any], arguments: argparse.Namespace) -> None:
+def _write(document: dict[str, Any], arguments: argparse.Namespace) -> str:
+    """All three files; the table."""
     arguments.output.mkdir(parents=True, exist_ok=True)
     target: Path = arguments.json or arguments.output / "compare.json"
     target.write_text(json.dumps(document, indent=1) + "\n")
     written = table.markdown(document)
     (arguments.output / "compare.md").write_text(written)
     (arguments.output / "compare.svg").write_text(plot.svg(document))
-    print(written)
-    _say(f"written to {target}, {arguments.output / 'compare.md'}, {arguments.output / 'compare.svg'}")
+    return written
 
 
 def _arguments() -> argparse.Namespace:
@@ -161,6 +166,9 @@ def _arguments() -> argparse.Namespace:
     )
     made.add_argument("--output", type=Path, default=RESULTS, metavar="DIR", help="for all three files (default bench/results)")
     made.add_argument("--json", type=Path, metavar="FILE", help="the JSON file, if not there")
+    made.add_argument(
+        "--work", type=float, default=1.0, metavar="SHARE", help="of the work of a round, for a first look (default 1)"
+    )
     made.add_argument("--tiny", action="store_true", help="little work and no meaning: does the bench itself work?")
     arguments = made.parse_args()
     arguments.rounds = arguments.rounds or (1 if arguments.tiny else 3)

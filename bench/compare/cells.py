@@ -45,6 +45,13 @@ class Scale:
     failovers: int = 2  # in a round
     stored: int = 100_000
 
+    def part(self, share: float) -> "Scale":
+        """Less of what takes time; as much is stored."""
+        return Scale(
+            self.lone_s * share, self.publish_s * share, int(self.drained * share), int(self.passed * share),
+            self.latency_s * share, max(1, round(self.failovers * share)), self.stored,
+        )  # fmt: skip
+
 
 TINY = Scale(lone_s=0.2, publish_s=0.1, drained=400, passed=400, latency_s=0.2, failovers=1, stored=400)
 

@@ -61,7 +61,7 @@ def svg(document: Mapping[str, Any]) -> str:
         parts += [f'<g transform="translate({x},{y})">', *_panel(panel, contestants), "</g>"]
     total = max(1, lines) * height + FOOT
     machine = document["machine"]
-    words = f"{document['begun']}, {document['arguments']['rounds']} rounds, {machine['cores']} cores; median, line: quartiles"
+    words = f"{document['begun']}, rounds: {document['arguments']['rounds']}, {machine['cores']} cores; median, line: quartiles"
     words += "; a tiny run without meaning" if document["arguments"]["tiny"] else ""
     return "\n".join(
         [

@@ -104,7 +104,8 @@ GROUPS = (
     ),
     Group(
         "What the servers take",
-        "All server processes together: private memory in MiB, processor time in us per message of 1 KiB.",
+        "All server processes together: private memory in MiB (the page cache, where some of them leave bodies, does not count), "
+        "processor time in us per message of 1 KiB.",
         (
             Column("empty", "memory", "empty_MiB", _milliseconds),
             Column("100,000 queued", "memory", "stored_MiB", _milliseconds),
@@ -130,17 +131,18 @@ def markdown(document: Mapping[str, Any]) -> str:
             "",
         ]
     lines += [f"- skipped: {name}: {why}" for name, why in document["skipped"].items()]
-    lines += [f"- FAILED: {failure}" for one in contestants for failure in one["failures"]]
+    lines += [f"- FAILED (†: the figure is of the other rounds): {failure}" for one in contestants for failure in one["failures"]]
     return "\n".join(lines).rstrip() + "\n"
 
 
 def _circumstances(document: Mapping[str, Any]) -> list[str]:
     machine, arguments = document["machine"], document["arguments"]
     tiny = " **A tiny run: these figures mean nothing.**" if arguments["tiny"] else ""
+    tiny += "" if arguments["work"] == 1 else f" **A first look with {arguments['work']:g} of the work.**"
     measured = [one for one in document["contestants"] if one["disk_us"]]
     disks = ", ".join(f"{one['name']} {one['disk_us']['paced append']['median']:.0f}" for one in measured)
     return [
-        f"{document['begun']}, {arguments['rounds']} rounds in {document['seconds'] / 60:.0f} minutes; {machine['cores']} cores "
+        f"{document['begun']}, rounds: {arguments['rounds']}, in {document['seconds'] / 60:.0f} minutes; {machine['cores']} cores "
         f"({machine['processor']}), Linux {machine['kernel']}, Python {machine['python']}; load average "
         f"{document['load']['start']:.1f} at the start, {document['load']['end']:.1f} at the end.{tiny} "
         "Servers and clients share this machine. Median (quartiles).",
