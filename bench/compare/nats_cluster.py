@@ -33,13 +33,13 @@ class NatsCluster:
     """Three servers."""
 
     name = "nats"
-    errors = (
+    errors: tuple[type[Exception], ...] = (
         nats.errors.Error,
         JetStreamError,
     )
     words = Words(
-        promise="replicated (2 of 3); disk up to 2 min later",
-        acknowledged="in the memory of two of three servers (raft); on no disk yet: files are flushed every two minutes",
+        promise="replicated (2 of 3); on disk up to 2 min later",
+        acknowledged="written by two of three servers (raft), not flushed: their files are flushed every two minutes",
         settings="JetStream R3 on file, work queue; election timers are constants (4 to 9 s)",
         client="nats-py: publish_async with a window; overlapping pull requests, one acknowledgement a message",
     )

@@ -28,7 +28,7 @@ class RabbitCluster:
     """Three nodes and an epmd."""
 
     name = "rabbitmq"
-    errors = (pika.exceptions.AMQPError,)
+    errors: tuple[type[Exception], ...] = (pika.exceptions.AMQPError,)
     words = Words(
         promise="replicated (2 of 3), on 2 disks",
         acknowledged="on the disks of two of three nodes (raft, fsync on each)",

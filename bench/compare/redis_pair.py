@@ -21,7 +21,7 @@ FAILOVER_TIMEOUT_MS = 3000
 LEADER = "bench"
 _PROMISE = {
     "always": "replicated (WAIT 1), on the primary's disk (here: on both)",
-    "everysec": "replicated (WAIT 1); disk up to 1 s later",
+    "everysec": "replicated (WAIT 1); on disk up to 1 s later",
 }
 _ON_DISK = {
     "always": "in the replica's memory (WAIT 1) and on the primary's disk (fsync). Redis promises no more, though this version's "
@@ -35,7 +35,7 @@ class RedisPair:
 
     appendfsync = "always"
     name = "redis always"
-    errors = (redis.RedisError,)
+    errors: tuple[type[Exception], ...] = (redis.RedisError,)
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory

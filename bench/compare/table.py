@@ -127,7 +127,8 @@ def markdown(document: Mapping[str, Any]) -> str:
     for one in contestants:
         versions = ", ".join(f"{name} {version}" for name, version in one["versions"].items())
         lines += [
-            f"**{one['name']}** ({versions}). Acknowledged: {one['acknowledged']}. Set up: {one['settings']}. Client: {one['client']}.",
+            f"**{one['name']}** ({versions}). Acknowledged is what is {one['acknowledged']}. Set up: {one['settings']}. "
+            f"Client: {one['client']}.",
             "",
         ]
     lines += [f"- skipped: {name}: {why}" for name, why in document["skipped"].items()]

@@ -18,7 +18,7 @@ class ZmqhaPair:
     """Two servers and a stand-in gateway (which answers in this process)."""
 
     name = "zmqha"
-    errors = (ZmqhaError,)
+    errors: tuple[type[Exception], ...] = (ZmqhaError,)
     words = Words(
         promise="replicated, on both disks",
         acknowledged="replicated and on both disks (fdatasync on each); alone after a fault: on the disk of the one that is left",
