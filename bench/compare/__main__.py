@@ -81,7 +81,6 @@ class Turns:
         self._disk = Disk(arguments.directory)
         self._found: dict[str, Figures] = {}
         self._versions: dict[str, str] = {}
-        self._words: dict[str, str] = {}
 
     def round(self, title: str) -> None:
         """All cells; after one that failed the servers are started anew for the others."""
@@ -104,7 +103,7 @@ class Turns:
         return {
             "name": self._kind.name,
             "versions": self._versions,
-            **self._words,
+            **self._kind.words._asdict(),
             "disk_us": {name: spread(values)._asdict() for name, values in self._disk.times_us.items() if values},
             "cells": {
                 cell: {metric: {**spread(values)._asdict(), "values": values} for metric, values in figures.items() if values}
@@ -116,7 +115,6 @@ class Turns:
     def _turn(self, title: str, waiting: list[str], place: Path) -> None:
         """Takes each cell out of ``waiting`` when it is done."""
         contestant: Contestant = self._kind(place)
-        self._words = contestant.words._asdict()
         with started(contestant), workers(contestant.recipe(), PRODUCERS) as load:
             self._versions = contestant.versions()
             cells = Cells(contestant, load, self._scale)

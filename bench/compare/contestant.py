@@ -48,10 +48,8 @@ class Contestant(Protocol):
     """One system, set up in one way. Made with the directory for its files; nothing runs before ``start``."""
 
     name: str
+    words: Words
     errors: tuple[type[Exception], ...]  # what its client library raises
-
-    @property
-    def words(self) -> Words: ...
 
     @staticmethod
     def missing() -> str | None:

@@ -30,11 +30,21 @@ _ON_DISK = {
 }
 
 
+def _words(appendfsync: str) -> Words:
+    return Words(
+        promise=_PROMISE[appendfsync],
+        acknowledged=f"{_ON_DISK[appendfsync]}. After a failover nobody is left to wait for: the new primary's own answer counts",
+        settings=f"one replica, appendfsync {appendfsync}, {SENTINELS} sentinels, down-after {DOWN_AFTER_MS} ms (default 30 s)",
+        client="redis-py with hiredis: XADD in pipelines that end with one WAIT 1; XREADGROUP COUNT, XACK and XDEL in one round trip",
+    )
+
+
 class RedisPair:
     """Made for one value of ``appendfsync``."""
 
     appendfsync = "always"
     name = "redis always"
+    words = _words(appendfsync)
     errors: tuple[type[Exception], ...] = (redis.RedisError,)
 
     def __init__(self, directory: Path) -> None:
@@ -43,18 +53,6 @@ class RedisPair:
         self._servers = [self._server(number) for number in (0, 1)]
         self._sentinels = [self._sentinel(number) for number in range(SENTINELS)]
         self._killed = -1
-
-    @property
-    def words(self) -> Words:
-        return Words(
-            promise=_PROMISE[self.appendfsync],
-            acknowledged=f"{_ON_DISK[self.appendfsync]}. After a failover nobody is left to wait for: the new primary's own answer "
-            "counts",
-            settings=f"one replica, appendfsync {self.appendfsync}, {SENTINELS} sentinels, down-after {DOWN_AFTER_MS} ms (default "
-            "30 s)",
-            client="redis-py with hiredis: XADD in pipelines that end with one WAIT 1; XREADGROUP COUNT, XACK and XDEL in one round "
-            "trip",
-        )
 
     @staticmethod
     def missing() -> str | None:
@@ -181,6 +179,7 @@ class RedisEverysec(RedisPair):
 
     appendfsync = "everysec"
     name = "redis everysec"
+    words = _words(appendfsync)
 
 
 def _is_calm(state: dict[str, object]) -> bool:
