@@ -1,7 +1,7 @@
 """A producer and a consumer at once, each a process: what goes through, and how long a message takes.
 
 throughput   the producer pipelines, the consumer acknowledges every message; counted from the first send to the last receipt
-latency      at a fixed rate, from the call to send until the consumer has the message; it is delivered only when it is on both disks
+latency      at a fixed rate, from when it was due until the consumer has the message; it is delivered only when it is on both disks
 """
 
 import argparse

@@ -9,7 +9,6 @@ of the lost server until both confirm together again. At the end the queue is co
 """
 
 import argparse
-import itertools
 import os
 import random
 import signal
@@ -124,9 +123,7 @@ class Bench:
     def _note_gap(self, done: Done, events: list[LogEvent], fault: float) -> None:
         """Moments of the confirms are monotonic, those of the logs wall time."""
         shift = time.time() - time.monotonic()
-        moments = [each / 1e9 + shift for each in done.times_ns]
-        gaps = [(after - before, after) for before, after in itertools.pairwise(moments) if after >= fault]
-        gap, end = max(gaps)
+        gap, end = done.gap(fault - shift)
         self._note("gap_ms", gap * 1000)
         for name, phase in PHASES.items():
             found = [event.time for event in events if event.name == name and event.time >= fault - 0.002]
@@ -135,7 +132,7 @@ class Bench:
         answered = self._servers.gateway.first_answer(fault)
         if self._fault != "switchover" and answered is not None:
             self._note("gateway_ms", (answered - fault) * 1000)
-        self._note("confirm_ms", (end - fault) * 1000)
+        self._note("confirm_ms", (end + shift - fault) * 1000)
 
     def _note(self, name: str, value: float) -> None:
         self.figures.setdefault(name, []).append(value)

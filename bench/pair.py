@@ -40,10 +40,11 @@ class Cpu(NamedTuple):
         return self.user + self.system
 
 
-def cpu_of(pid: int) -> Cpu:
-    """From /proc: all threads, in steps of 10 ms."""
+def cpu_of(pid: int, *, children: bool = False) -> Cpu:
+    """From /proc: all threads, in steps of 10 ms; and ``children`` that have ended and were waited for."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return Cpu(int(fields[11]) / _TICKS, int(fields[12]) / _TICKS)
+    user, system, child_user, child_system = (int(field) / _TICKS for field in fields[11:15])
+    return Cpu(user + child_user, system + child_system) if children else Cpu(user, system)
 
 
 def private_bytes(pid: int) -> int:

@@ -97,15 +97,9 @@ class Report:
         print(f"\nwritten to {target}")
 
     def _document(self) -> dict[str, Any]:
-        arguments = {name: value for name, value in vars(self._arguments).items() if name not in ("json", "directory")}
         return {
-            "bench": self._name,
-            "begun": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self._begun)),
-            "seconds": round(time.time() - self._begun, 1),
-            "machine": machine(),
-            "load": {"start": self._load, "end": os.getloadavg()[0]},
+            **circumstances(self._name, self._arguments, self._begun, self._load),
             "disk_us": {name: spread(values)._asdict() for name, values in self._disk.times_us.items()},
-            "arguments": arguments,
             "rows": [
                 {"labels": labels, "metrics": {n: v._asdict() for n, v in metrics.items()}} for labels, metrics in self._rows
             ],
@@ -134,6 +128,18 @@ def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     widths = [max(len(row[at]) for row in (head, *rows)) for at in range(len(head))]
     for row in (head, *rows):
         print("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)))
+
+
+def circumstances(name: str, arguments: argparse.Namespace, begun: float, load: float) -> dict[str, Any]:
+    """Of a run that began at that wall time with that load average: the head of a JSON file."""
+    return {
+        "bench": name,
+        "begun": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(begun)),
+        "seconds": round(time.time() - begun, 1),
+        "machine": machine(),
+        "load": {"start": load, "end": os.getloadavg()[0]},
+        "arguments": {name: value for name, value in vars(arguments).items() if name not in ("json", "directory", "output")},
+    }
 
 
 def machine() -> dict[str, Any]:

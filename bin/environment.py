@@ -1,4 +1,6 @@
-"""Makes or renews the private environment ``.venv`` of a checkout: ``environment.py ROOT run|test``. Standard library only.
+"""Makes or renews a private environment of a checkout: ``environment.py ROOT run|test|compare``. Standard library only.
+
+``.venv`` is for run and test; what bench/compare needs on top goes into ``.venv-compare``, so that nothing else gets to depend on it.
 
 One process at a time (a lock on the checkout's directory); the stamp is written last, so an interrupted attempt is repeated.
 """
@@ -12,24 +14,25 @@ import sys
 import sysconfig
 from pathlib import Path
 
-LISTS = {"run": ["run.txt"], "test": ["run.txt", "test.txt"]}  # in requirements/
+LISTS = {"run": ["run.txt"], "test": ["run.txt", "test.txt"], "compare": ["run.txt", "compare.txt"]}  # in requirements/
+PLACES = {"run": ".venv", "test": ".venv", "compare": ".venv-compare"}
 
 
 def main() -> int:
     """0, or 1 after three lines on stderr."""
     root, kind = Path(sys.argv[1]), sys.argv[2]
-    place = root / ".venv"
+    place = root / PLACES[kind]
     if not os.access(place if place.exists() else root, os.W_OK):
         return complain(
             f"cannot write to {root}", "the private environment goes there", f"run it once as its owner, or: pip install {root}"
         )
     lock = os.open(root, os.O_RDONLY)  # held until the process ends
     fcntl.flock(lock, fcntl.LOCK_EX)
-    fits = {name: is_current(root, place, name) for name in LISTS}
-    if not (fits["run"] and works(place)):
+    fits = {name: is_current(root, place, name) for name in LISTS if PLACES[name] == PLACES[kind]}
+    if not (fits[base(kind)] and works(place)):
         print(f"zmqha: making a private environment in {place} (once, about a minute)", file=sys.stderr, flush=True)
         failed = make(place)
-    elif kind == "run" or fits["test"]:
+    elif fits[kind]:
         failed = 0
     else:
         print(f"zmqha: adding what the tests need to {place} (once)", file=sys.stderr, flush=True)
@@ -37,9 +40,14 @@ def main() -> int:
     if not failed and not (fits[kind] and works(place)):
         failed = install(root, place, kind)
     if not failed:
-        for name in LISTS if kind == "test" else ("run",):
+        for name in (base(kind), kind):
             (place / f"zmqha-stamp-{name}").write_text(digest(root, name))  # last; newer than the files it was made from
     return failed
+
+
+def base(kind: str) -> str:
+    """What an environment holds at least; tests only come on top of what the programs need."""
+    return "run" if kind == "test" else kind
 
 
 def is_current(root: Path, place: Path, kind: str) -> bool:

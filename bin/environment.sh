@@ -1,9 +1,10 @@
-# Sourced by bin/zmqha, bin/zmqha-server and bin/test: the private environment of this checkout, .venv, made on first use.
+# Sourced by bin/zmqha, bin/zmqha-server and bin/test: the private environment of this checkout, .venv, made on first use; and by
+# bench/compare/run, whose environment is .venv-compare.
 #
 #   root          the checkout (symlinks to the launchers are followed)
 #   environment   makes sure that it is there; zmqha.pth in it makes the checkout importable, nothing is copied
 #
-# Needs python3 >= 3.11 with venv and pip. Made anew when requirements/ changes: .venv/zmqha-stamp-* holds its digest. Of two first
+# Needs python3 >= 3.11 with venv and pip. Made anew when requirements/ changes: zmqha-stamp-* in it holds its digest. Of two first
 # uses at once one makes it, the other waits.
 
 root=$(cd "$(dirname "$(readlink -f "$0")")/.." && pwd -P)
@@ -24,11 +25,13 @@ find_python() {
     return 1
 }
 
-# environment NAME: NAME is run (what the programs need) or test (and what the tests need).
+# environment NAME: NAME is run (what the programs need), test (and what the tests need) or compare (run, and the peers' clients).
 environment() {
-    stamp="$root/.venv/zmqha-stamp-$1"
+    place="$root/.venv"
+    [ "$1" != compare ] || place="$root/.venv-compare"
+    stamp="$place/zmqha-stamp-$1"
     # The usual case costs no Python: nothing is newer than the stamp.
-    if [ -x "$root/.venv/bin/python" ] && [ -f "$stamp" ]; then
+    if [ -x "$place/bin/python" ] && [ -f "$stamp" ]; then
         newer=$(find "$root/requirements" -newer "$stamp" -print)
         [ -n "$newer" ] || return 0
     fi

@@ -1,4 +1,7 @@
-"""Every bench works: each runs in its tiny mode and writes what ``bench/compare.py`` and people read."""
+"""Every bench works: each runs in its tiny mode and writes what ``bench/trees.py`` and people read.
+
+That of ``bench/compare`` is in ``test_compare.py``.
+"""
 
 import json
 import os
@@ -37,7 +40,7 @@ def test_a_bench_runs_and_writes_medians_with_machine_and_disk(name: str, tmp_pa
     assert CASES[name] <= {metric for row in found["rows"] for metric in row["metrics"]}
 
 
-@pytest.mark.parametrize("name", [*CASES, "compare"])
+@pytest.mark.parametrize("name", [*CASES, "trees"])
 def test_a_bench_says_what_it_measures(name: str) -> None:
     command = [sys.executable, str(ROOT / "bench" / f"{name}.py"), "--help"]
 

@@ -1,6 +1,6 @@
 """Runs one bench on several trees by turns, and puts their medians side by side: the only fair way on a shared machine.
 
-    bench/compare.py publish --tree ../before --tree . --rounds 5 -- --producers 1 --sizes 1024
+    bench/trees.py publish --tree ../before --tree . --rounds 5 -- --producers 1 --sizes 1024
 
 A tree is a directory with the package ``zmqha`` in it. The bench scripts are always these here.
 """
@@ -43,7 +43,7 @@ def main() -> None:
 
 def _run(bench: str, tree: Path, options: list[str]) -> list[dict[str, Any]]:
     """One run; its rows."""
-    with tempfile.TemporaryDirectory(prefix="zmqha-compare-") as place:
+    with tempfile.TemporaryDirectory(prefix="zmqha-trees-") as place:
         target = Path(place) / "result.json"
         command = [sys.executable, str(HERE / f"{bench}.py"), "--repeat", "1", *options, "--json", str(target)]
         environment = {**os.environ, "PYTHONPATH": str(tree.absolute())}
