@@ -6,11 +6,12 @@ from typing import Any, cast
 import pytest
 import zmq
 
+from zmqha.core.actions import Action, SendToClient
 from zmqha.core.events import ControlIn, FactsSaved
 from zmqha.core.peer_protocol import Drop, Session, encode
 from zmqha.server.node import Network, Node, clock_ms
 from zmqha.store.writer import Space
-from zmqha.transport.clients import Clients
+from zmqha.transport.clients import Clients, Sent
 from zmqha.transport.mailbox import Mailbox
 from zmqha.transport.reactor import Reactor
 
@@ -53,41 +54,55 @@ class ToyLink:
 
 
 class ToyBroker:
-    """Writes down what it hears. Decides when told to, or because of FactsSaved."""
+    """Writes down what it hears and does. Decides when it is time, or because of FactsSaved."""
 
     reads_clients = False
     protocol_faults = 0
 
     def __init__(self) -> None:
-        self.will_decide = False
+        self.time_is_up = self.news = False
         self.seen: list[str] = []
+        self.actions: list[list[Action]] = []  # of each take_actions
 
     def begin_turn(self, now_ms: int, wall_ms: int) -> None:
         self.seen.clear()
+        self.news = False
 
     def decides(self, now_ms: int) -> bool:
-        return self.will_decide
+        return self.time_is_up or self.news
 
     def receive(self, event: object, now_ms: int) -> None:
         self.seen.append(f"path {event.path}" if isinstance(event, ControlIn) else type(event).__name__)
-        self.will_decide = self.will_decide or isinstance(event, FactsSaved)
+        self.news = self.news or isinstance(event, FactsSaved)
+
+    def hand_out(self, now_ms: int) -> None:
+        self.seen.append("hand out")
 
     def tick(self, now_ms: int) -> None:
-        self.seen.append("decision" if self.will_decide else "tick")
-        self.will_decide = False
+        self.seen.append("decide")
+        self.time_is_up = self.news = False
 
-    def take_actions(self) -> list[object]:
-        return []
+    def take_actions(self) -> list[Action]:
+        return self.actions.pop(0) if self.actions else []
 
     def deadline_ms(self, now_ms: int) -> int:
         return now_ms
 
 
 class ToyClients:
+    """Takes no message to ``gone``."""
+
     socket = None
+
+    def __init__(self) -> None:
+        self.sent: list[tuple[bytes, list[bytes]]] = []
 
     def tick(self, now_ms: int) -> None:
         pass
+
+    def send(self, client: bytes, frames: list[bytes]) -> Sent:
+        self.sent.append((client, frames))
+        return Sent.GONE if client == b"gone" else Sent.OK
 
 
 class ToyStore:
@@ -107,24 +122,24 @@ def toy_node(links: list[ToyLink]) -> tuple[Node, ToyBroker]:
 def test_f3_every_link_is_read_before_a_decision_whatever_the_poller_says() -> None:
     node, broker = toy_node([ToyLink(), ToyLink()])
     node.turn()
-    assert broker.seen == ["tick"], "no decision, nothing readable"
-    broker.will_decide = True
+    assert broker.seen == ["hand out"], "no decision, nothing readable"
+    broker.time_is_up = True
     node.turn()
-    assert broker.seen == ["path 0", "path 1", "decision"]
+    assert broker.seen == ["hand out", "path 0", "path 1", "decide"], "what is only a matter of time comes last"
 
 
-def test_f3_also_where_it_is_this_turn_that_brings_the_decision_about() -> None:
+def test_f3_after_news_nothing_is_handed_out_before_the_decision() -> None:
     node, broker = toy_node([ToyLink()])
     node.mailbox.put(FactsSaved())
     node.turn()
-    assert broker.seen == ["FactsSaved", "path 0", "decision"]
+    assert broker.seen == ["FactsSaved", "path 0", "decide"]
 
 
 def test_a_link_that_is_readable_is_read_in_every_turn_and_first() -> None:
     node, broker = toy_node([ToyLink(), ToyLink(readable=True)])
     node.mailbox.put(FactsSaved())
     node.turn()
-    assert broker.seen == ["path 0", "path 1", "FactsSaved", "decision"]
+    assert broker.seen == ["path 0", "path 1", "FactsSaved", "decide"]
 
 
 def test_a_link_that_was_replaced_is_waited_for() -> None:
@@ -134,4 +149,18 @@ def test_a_link_that_was_replaced_is_waited_for() -> None:
     old, link.socket = link.socket, os.eventfd(1)
     os.close(old)
     node.turn()
-    assert broker.seen == ["path 0", "tick"]
+    assert broker.seen == ["path 0", "hand out"]
+
+
+def test_after_a_message_that_did_not_go_out_none_goes_until_the_broker_knows() -> None:
+    """Also where actions are carried out twice in a turn: a client would see a gap in the order."""
+    node, broker = toy_node([])
+    broker.actions = [[SendToClient(b"gone", [b"1"]), SendToClient(b"x", [b"1"])], [SendToClient(b"gone", [b"2"])]]
+    broker.time_is_up = True
+    node.turn()
+    sent = cast(ToyClients, node.network.clients).sent
+    assert sent == [(b"gone", [b"1"]), (b"x", [b"1"])]
+    broker.actions = [[SendToClient(b"gone", [b"3"])]]
+    node.turn()
+    assert broker.seen == ["ClientGone", "hand out"]
+    assert sent[2:] == [(b"gone", [b"3"])], "whatever the broker says after that it means"

@@ -106,17 +106,21 @@ def test_f3_decides_says_beforehand_whether_tick_looks_at_the_table(monkeypatch:
     monkeypatch.setattr(broker, "_tick_ha", looks.append)
 
     def turn(at_ms: int, *events: Event) -> tuple[bool, bool]:
+        """What it says, and whether it looked."""
         looks.clear()
         broker.begin_turn(at_ms, 0)
         for event in events:
             broker.receive(event, at_ms)
         said = broker.decides(at_ms)
+        broker.hand_out(at_ms)
+        assert not looks, "what is handed out needs no decision"
         broker.tick(at_ms)
         return said, bool(looks)
 
     start_ms = now_ms + HA_PERIOD_MS
     assert turn(start_ms) == (True, True), "it is time"
     assert turn(start_ms + HA_PERIOD_MS - 1) == (False, False), "nothing new, and it is not time"
+    assert not broker.news
     assert turn(start_ms + HA_PERIOD_MS - 1, Probed(start_ms, ok=True)) == (True, True), "news"
     pause_ms = broker.ha.timers.pause_ms
     assert turn(start_ms + HA_PERIOD_MS + pause_ms) == (True, True), "an own gap"

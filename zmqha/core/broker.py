@@ -1,9 +1,9 @@
 """The one machine that the server drives: high availability, replication and messaging put together.
 
 Four verbs: ``begin_turn`` and ``receive`` (something happened), ``tick`` (time passed), ``deadline_ms`` (when is tick needed next) and
-``take_actions`` (ordered work). ``decides`` says whether the next ``tick`` looks at the table of roles: by then every frame of the peer
-that is there must have been received (F3). No sockets, files, clock or threads: the node carries the actions out, the simulator is
-another node.
+``take_actions`` (ordered work). ``decides`` says whether ``tick`` looks at the table of roles now: by then every frame of the peer that
+is there must have been received (F3). Where that is only because it is time, and not for ``news``, ``hand_out`` may come first, as in a
+turn before. No sockets, files, clock or threads: the node carries the actions out, the simulator is another node.
 
 The one rule that joins the parts is ``_durable_txn``: which transactions may be confirmed to clients now (O5).
 """
@@ -194,6 +194,11 @@ class Broker:
             case _:
                 raise AssertionError(event)
 
+    @property
+    def news(self) -> bool:
+        """Has something happened that roles may rest on: nothing is handed out before ``tick`` has looked at it."""
+        return self._ha_news
+
     def decides(self, now_ms: int) -> bool:
         """Will ``tick`` look at the table of roles now."""
         return self._ha_news or now_ms - self._ha_ms >= HA_PERIOD_MS
@@ -204,6 +209,10 @@ class Broker:
             self._ha_news, self._ha_ms = False, now_ms
             self._tick_ha(now_ms)
             self._ha_due_ms = max(self.ha.deadline_ms(now_ms), now_ms + HA_PERIOD_MS)
+        self.hand_out(now_ms)
+
+    def hand_out(self, now_ms: int) -> None:
+        """The part of ``tick`` that somebody waits for: confirms, deliveries, the next commit, in the role as it stands."""
         self._release(now_ms)
         self.service.tick(now_ms)
         self._commit_more(now_ms)

@@ -57,6 +57,7 @@ _STATIC = struct.Struct("<QHHHHIIQ")
 _DATABASE = "IHHQQQQQ"
 _BODY = struct.Struct("<Q" + _DATABASE + _DATABASE + "QQ")
 _TXN_AT = META_BODY_BYTES - 8
+_PAGE_SIZE_AT = _FIRST_PAGE_SIZE_AT - META_AT  # in a body
 
 
 class Meta(NamedTuple):
@@ -107,6 +108,12 @@ def parse_body(body: bytes) -> Meta:
     if not 512 <= psize <= 65536 or psize & (psize - 1):
         raise StoreDamaged(f"a meta page announces pages of {psize} bytes")
     return Meta(psize, mapsize, free_depth, free_root, main_depth, main_root, last_pg, txnid, body)
+
+
+def page_size_of(body: bytes) -> int:
+    """Only that of a meta body which was looked at before."""
+    size: int = _u32(body, _PAGE_SIZE_AT)[0]
+    return size
 
 
 def restamp(body: bytes, txnid: int) -> bytes:
@@ -264,16 +271,22 @@ def _nodes(buf: Buffer, page: int, at: int, kind: int) -> tuple[int, ...]:
 def _records(buf: Buffer, meta: Meta, leaf: int, into: dict[int, bytes]) -> None:
     """Add the records of one leaf of the free database: key -> raw value."""
     psize = meta.psize
-    at = leaf * psize
-    for node in _nodes(buf, leaf, at, _LEAF):
-        low, high, flags, _, key = _leaf_node(buf, at + node)
-        start, size = at + node + 16, low | high << 16
+    page = bytes(buf[leaf * psize : (leaf + 1) * psize])  # read with every commit, twice: a copy costs less than slices of a view
+    for node in _nodes(page, leaf, 0, _LEAF):
+        low, high, flags, _, key = _leaf_node(page, node)
+        start, size = node + 16, low | high << 16
         if flags & _BIGDATA:
-            page = _u64(buf, start)[0]
-            start = page * psize + _HEADER_BYTES
-            if _header(buf, page * psize)[0:3:2] != (page, _OVERFLOW):
-                raise StoreDamaged(f"page {page} of the free list is not an overflow page")
-        into[key] = bytes(buf[start : start + size])
+            into[key] = _overflow_value(buf, psize, _u64(page, start)[0], size)
+        else:
+            into[key] = page[start : start + size]
+
+
+def _overflow_value(buf: Buffer, psize: int, page: int, size: int) -> bytes:
+    """A record's value that fills pages of its own."""
+    if _header(buf, page * psize)[0:3:2] != (page, _OVERFLOW):
+        raise StoreDamaged(f"page {page} of the free list is not an overflow page")
+    start = page * psize + _HEADER_BYTES
+    return bytes(buf[start : start + size])
 
 
 def _count(buf: Buffer, meta: Meta, leaf: int, before_txn: int | None) -> int:

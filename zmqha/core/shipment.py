@@ -83,6 +83,9 @@ class Shipment(NamedTuple):
         return self.psize * (sum(count for _, count in self.runs) + len(self.compact))
 
 
+_PAYLOAD_FIELD, _UNITS_FIELD = Shipment._fields.index("payload"), Shipment._fields.index("units")
+
+
 class Chunk(NamedTuple):
     """One piece of a shipment on the wire and in the journal. ``head`` is empty but in piece 0."""
 
@@ -156,18 +159,24 @@ def decode_head(head: bytes, base_chain: bytes) -> Shipment:
     run_table = list(_RUN.iter_unpack(view[tables:compact_at]))
     compact_table = list(_COMPACT.iter_unpack(view[compact_at:freed_at]))
     freed_table = list(_RUN.iter_unpack(view[freed_at:]))
-    if any(page < 2 or count < 1 or page + count > last_page + 1 for page, count in (*run_table, *freed_table)):
-        raise ProtocolError(f"transaction {to_txn} carries pages outside the file")
-    if any(not (2 <= page <= last_page and 16 <= lower <= upper <= psize) for page, lower, upper in compact_table):
-        raise ProtocolError(f"transaction {to_txn} carries pages outside the file")
+    for page, count in (*run_table, *freed_table):
+        if page < 2 or count < 1 or page + count > last_page + 1:
+            raise ProtocolError(f"transaction {to_txn} carries pages outside the file")
+    for page, lower, upper in compact_table:
+        if not (2 <= page <= last_page and 16 <= lower <= upper <= psize):
+            raise ProtocolError(f"transaction {to_txn} carries pages outside the file")
     position = Position(Epoch(counter, nonce), to_txn, _chain(base_chain, head))
     return Shipment(position, from_txn, psize, meta, check, run_table, compact_table, head, b"", freed_table, digest)
 
 
 def payload_size(empty: Shipment) -> int:
     """Bytes of the pages that a head announces."""
-    pages = empty.psize * (sum(count for _, count in empty.runs) + len(empty.compact))
-    return pages - sum(upper - lower for _, lower, upper in empty.compact)
+    size = empty.psize * len(empty.compact)
+    for _, count in empty.runs:
+        size += empty.psize * count
+    for _, lower, upper in empty.compact:
+        size -= upper - lower
+    return size
 
 
 def fill(empty: Shipment, payload: bytes) -> Shipment:
@@ -176,7 +185,8 @@ def fill(empty: Shipment, payload: bytes) -> Shipment:
     if len(payload) == payload_size(empty):
         units = page_sums.units_of(payload, empty.psize, empty.runs, empty.compact)
         if page_sums.check_of(units) == announced:
-            return empty._replace(payload=payload, units=units)
+            filled = (*empty[:_PAYLOAD_FIELD], payload, *empty[_PAYLOAD_FIELD + 1 : _UNITS_FIELD], units)
+            return Shipment._make(filled)  # a third of the time of _replace, before every acknowledgement
     raise ProtocolError(f"the pages of transaction {empty.position.txn} do not match their checksum")
 
 

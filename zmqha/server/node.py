@@ -1,8 +1,9 @@
 """One server: events in, broker, actions carried out. No decisions here; if one appears, it belongs in ``core``.
 
 The one loop of the process. Order in a turn: the clock is read once; peers first, because roles depend on them; then the store; then
-clients, within budgets (``core.limits``); then time; then everything the broker wants done. A message costs several turns, each after
-a sleep, with cold caches: what need not be looked at in every turn is looked at when the broker is going to decide (``decides``).
+clients, within budgets (``core.limits``); then everything the broker wants done. A message costs several turns, each after a sleep and
+with cold caches, so what nobody waits for comes last: where it is only time to look at the table of roles again, that is done after
+the actions (to the broker it is the next turn), and links, ports and probes are looked at with it.
 """
 
 import logging
@@ -117,7 +118,7 @@ class Node:
         self._on_signal = on_signal
         self._on_look = on_look
         self._later: list[Event] = []
-        self._unreachable: set[bytes] = set()  # clients to whom a send of this turn failed
+        self._unreachable: set[bytes] = set()  # clients to whom a send failed, until the broker hears of it
         self._faults_told = 0
         self._fault_line_ms = 0
         self._store_look_ms = 0
@@ -143,20 +144,20 @@ class Node:
         broker.begin_turn(now_ms, int(time.time() * 1000))
         for number in self.reactor.caught():
             self._on_signal(self, number, now_ms)
-        decides = broker.decides(now_ms)
-        heard = decides or not ready.isdisjoint(self._links)
+        heard = broker.news or not ready.isdisjoint(self._links)
         if heard:
             self._hear_links(now_ms)
         self._hear_bulk(ready, now_ms)
-        self._hear_rest(ready, now_ms, decides=decides)
+        self._hear_rest(ready, now_ms)
         self._hear_store(ready, now_ms)
         self._hear_clients(ready, now_ms)
-        if not heard and broker.decides(now_ms):  # because of what was heard just now
-            self._hear_links(now_ms)
-        broker.tick(now_ms)
-        self._carry_out(now_ms)
-        if decides:
-            self._tell_faults(now_ms)
+        if not broker.news:
+            broker.hand_out(now_ms)
+            self._carry_out(now_ms)
+        if broker.decides(now_ms):
+            self._look_around(now_ms, heard=heard)
+            broker.tick(now_ms)
+            self._carry_out(now_ms)
 
     # --- events in ----------------------------------------------------------------------------------------------------------
 
@@ -208,23 +209,33 @@ class Node:
             for frames in follower.receive(limits.PEER_MESSAGES_PER_TURN):
                 self._bulk_in(None, frames, now_ms)
 
-    def _hear_rest(self, ready: set[Waitable], now_ms: int, *, decides: bool) -> None:
-        """Handshakes, death notices, the gateway; ports that could not be opened yet are tried where it is time for a decision."""
-        network = self.network
-        gate, listener, prober = network.gate, network.listener, network.prober
+    def _hear_rest(self, ready: set[Waitable], now_ms: int) -> None:
+        """Handshakes, death notices, the gateway."""
+        gate, listener, prober = self.network.gate, self.network.listener, self.network.prober
         if gate is not None and gate.socket in ready:
             gate.receive()
         if listener is not None and not ready.isdisjoint(listener.fds):
             for datagram in listener.receive():
                 self._datagram_in(datagram, now_ms)
-        if prober is not None and (decides or prober.fd in ready):
-            prober.tick(now_ms)
-            for probe in prober.take():
-                self.broker.receive(Probed(probe.sent_ms, probe.ok), now_ms)
-        if decides:
-            network.clients.tick(now_ms)
-            if network.source is not None:
-                network.source.tick(now_ms)
+        if prober is not None and prober.fd in ready:
+            self._hear_gateway(prober, now_ms)
+
+    def _hear_gateway(self, prober: Prober, now_ms: int) -> None:
+        prober.tick(now_ms)
+        for probe in prober.take():
+            self.broker.receive(Probed(probe.sent_ms, probe.ok), now_ms)
+
+    def _look_around(self, now_ms: int, *, heard: bool) -> None:
+        """Before a decision: what the peer and the gateway have said by now. With it, what is a matter of milliseconds."""
+        network = self.network
+        if not heard:
+            self._hear_links(now_ms)
+        if network.prober is not None:
+            self._hear_gateway(network.prober, now_ms)
+        network.clients.tick(now_ms)  # ports that could not be opened yet
+        if network.source is not None:
+            network.source.tick(now_ms)
+        self._tell_faults(now_ms)
 
     def _datagram_in(self, datagram: bytes, now_ms: int) -> None:
         cluster = self.broker.ha.identity.cluster_id
@@ -251,6 +262,7 @@ class Node:
             later, self._later = self._later, []
             for event in later:
                 self.broker.receive(event, now_ms)
+            self._unreachable.clear()  # the broker knows of them
         if now_ms - self._store_look_ms >= STORE_LOOK_MS or self.store.space is not self._space_seen:
             self._store_look_ms = now_ms
             self._look_at_store(now_ms)
@@ -281,7 +293,6 @@ class Node:
     # --- actions out --------------------------------------------------------------------------------------------------------
 
     def _carry_out(self, now_ms: int) -> None:
-        self._unreachable.clear()
         for action in self.broker.take_actions():
             self._do(action, now_ms)
 

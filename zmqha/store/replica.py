@@ -320,7 +320,7 @@ def _check_base(ship: Shipment, base: Position, meta: bytes) -> None:
     """A shipment applies only on exactly the base position."""
     if ship.from_txn != base.txn or ship.base_check != shipment.base_check(meta):
         raise ProtocolError(f"transaction {ship.position} was made on {ship.from_txn}; this store stands at {base}")
-    if ship.psize != lmdb_page.parse_body(meta).psize:
+    if ship.psize != lmdb_page.page_size_of(meta):
         raise ProtocolError(f"transaction {ship.position} has pages of {ship.psize} bytes")
 
 

@@ -150,6 +150,7 @@ class Inbox:
         self._recv: Callable[..., bytes] = socket.recv
         self._get = socket.get
         self._keep = frames_max + 1
+        self._named = socket.getsockopt(zmq.TYPE) == zmq.ROUTER  # the first frame is a routing id: another one always follows
         self._skipping = False
         self.cut = 0  # messages with too many frames so far
 
@@ -163,7 +164,7 @@ class Inbox:
             for _ in range(budget):
                 if not int(get(EVENTS)) & READABLE:
                     break  # an exception for every empty queue would cost five times as much
-                frames = [recv(NON_BLOCKING)]
+                frames = [recv(NON_BLOCKING), recv(NON_BLOCKING)] if self._named else [recv(NON_BLOCKING)]
                 while get(RECEIVE_MORE):
                     frames.append(recv(NON_BLOCKING))
                     if len(frames) == keep and get(RECEIVE_MORE):
