@@ -10,6 +10,7 @@ from bisect import bisect_left, bisect_right
 from collections import Counter, deque
 from collections.abc import Iterator
 from itertools import compress, islice
+from operator import lt
 from typing import NamedTuple
 
 from zmqha.core.work import StoredLog
@@ -140,6 +141,10 @@ class ValueTable:
 
     def restore(self, values: "array[int]", unfinished: bytes | bytearray) -> None:
         """The table was empty: the value of every batch in the log, rising, and for each a 1 if it is not finished."""
+        if all(map(lt, values, values[1:])) and 0 not in unfinished:  # a batch each, as lone senders leave it
+            self._value.extend(values)
+            self._open.extend(unfinished)
+            return
         unfinished_batches = Counter(compress(values, unfinished))
         self._value.extend(unfinished_batches.keys())
         self._open.extend(unfinished_batches.values())
