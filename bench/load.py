@@ -9,6 +9,7 @@ import contextlib
 import itertools
 import multiprocessing
 import os
+import random
 import struct
 import threading
 import time
@@ -26,6 +27,7 @@ from zmqha.client.handle import Handle
 SEND_BURST = 64  # between two looks at the clock
 PATIENCE_S = 30.0
 CLOSE_S = 10.0
+MIXED_BYTES = (100, 500, 2000, 6000, 16_000)
 LEAD_S = 0.05  # from handing out a job until it begins
 STAMP = struct.Struct("<QQ")  # number, monotonic ns of the moment at which it was due
 
@@ -126,6 +128,25 @@ class Pipelined:
 
 
 @dataclass(frozen=True)
+class OverQueues:
+    """As ``Pipelined``, by turns to ``queues`` queues, whose names end in a number from 0."""
+
+    queue: str
+    queues: int
+    size: int
+    count: int
+    start: float
+
+    def run(self, client: zmqha.Client) -> Done:
+        body, send, names = bytes(self.size), client.send_nowait, [f"{self.queue}{number}" for number in range(self.queues)]
+        begun, cpu = wait_until(self.start), time.process_time()
+        for number in range(self.count):
+            send(names[number % self.queues], body)
+        client.flush(PATIENCE_S)
+        return Done(self.count, begun, time.monotonic(), time.process_time() - cpu)
+
+
+@dataclass(frozen=True)
 class Paced:
     """``count`` numbered messages at ``rate`` per second, each stamped with the moment at which it was due (a client that keeps its
     caller waiting cannot hide that); ``times_ns`` are the moments at which the confirms were seen."""
@@ -168,15 +189,36 @@ class Paced:
 
 
 @dataclass(frozen=True)
+class Mixed:
+    """``count`` messages at ``rate`` per second, with bodies of 100 B to 16 KiB by chance, the same in every run."""
+
+    queue: str
+    rate: float
+    count: int
+    start: float
+
+    def run(self, client: zmqha.Client) -> Done:
+        sizes, content = random.Random(7), bytes(MIXED_BYTES[-1])
+        begun, cpu = wait_until(self.start), time.process_time()
+        for number in range(self.count):
+            time.sleep(max(0.0, begun + number / self.rate - time.monotonic()))
+            client.send_nowait(self.queue, content[: sizes.choice(MIXED_BYTES)])
+        client.flush(PATIENCE_S)
+        return Done(self.count, begun, time.monotonic(), time.process_time() - cpu)
+
+
+@dataclass(frozen=True)
 class Consume:
     """Receive ``count`` messages, acknowledging each; counted from the first one. ``stamped``: ``times_ns`` are the times from when
-    it was due until here, ``numbers`` the messages' numbers. Ends early after ``quiet`` seconds without a message."""
+    it was due until here, ``numbers`` the messages' numbers. Ends early after ``quiet`` seconds without a message. ``rate``: not
+    faster than so many per second."""
 
     queue: str
     count: int
     start: float
     stamped: bool = False
     quiet: float = PATIENCE_S
+    rate: float = 0.0
 
     def run(self, client: zmqha.Client) -> Done:
         times, numbers = array("Q"), array("Q")
@@ -186,6 +228,8 @@ class Consume:
                 if not received:
                     begun = time.monotonic()
                 received += 1
+                if self.rate:
+                    time.sleep(max(0.0, begun + received / self.rate - time.monotonic()))
                 if self.stamped:
                     number, sent_ns = STAMP.unpack_from(message.body)
                     times.append(time.monotonic_ns() - sent_ns)

@@ -47,10 +47,31 @@ def cpu_of(pid: int, *, children: bool = False) -> Cpu:
     return Cpu(user + child_user, system + child_system) if children else Cpu(user, system)
 
 
+class Memory(NamedTuple):
+    """What a process holds, in bytes."""
+
+    private: int  # shared with nobody, and it takes memory until the process gives it back
+    mapped: int  # pages of files it maps shared, as the store's: the kernel's cache, which it takes back when it needs to
+
+
+def memory_of(pid: int) -> Memory:
+    """From /proc. The kernel counts a page of a file as private where just one process maps it; here such pages stand apart."""
+    private = mapped = 0
+    shared = False
+    for line in Path(f"/proc/{pid}/smaps").read_text().splitlines():
+        name, _, rest = line.partition(" ")
+        if not name.endswith(":"):
+            shared = rest[3:4] == "s"  # a new mapping: addresses, then rwx and s(hared) or p(rivate)
+        elif name == "Rss:" and shared:
+            mapped += int(rest.split()[0])
+        elif name.startswith("Private_") and not shared:
+            private += int(rest.split()[0])
+    return Memory(private * 1024, mapped * 1024)
+
+
 def private_bytes(pid: int) -> int:
-    """Memory that this process shares with nobody."""
-    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    return 1024 * sum(int(line.split()[1]) for line in lines if line.startswith("Private_"))
+    """Memory that this process shares with nobody, without the pages of files that it maps."""
+    return memory_of(pid).private
 
 
 def other(name: str) -> str:

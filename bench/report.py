@@ -11,7 +11,7 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -72,7 +72,7 @@ class Report:
         self._load = os.getloadavg()[0]
         self._begun = time.time()
 
-    def add(self, labels: dict[str, Any], metrics: dict[str, Iterable[float]]) -> None:
+    def add(self, labels: dict[str, Any], metrics: Mapping[str, Iterable[float]]) -> None:
         """One row: what it is, and the values of each metric over the repetitions (none: left out)."""
         known = {name: list(values) for name, values in metrics.items()}
         row = labels, {name: spread(values) for name, values in known.items() if values}

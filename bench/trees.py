@@ -23,7 +23,7 @@ Figures = dict[str, list[float]]  # metric -> medians, one per round
 def main() -> None:
     """Run it."""
     made = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0], epilog="Options of the bench follow after --")
-    made.add_argument("bench", help="publish, drain, end_to_end, commit, failover, rejoin")
+    made.add_argument("bench", help="publish, drain, end_to_end, commit, failover, rejoin, scale, churn, reconnect")
     made.add_argument("--tree", type=Path, action="append", required=True, metavar="DIR", help="give it once per tree")
     made.add_argument("--rounds", type=int, default=3, metavar="N", help="default %(default)s")
     arguments, options = made.parse_known_args()

@@ -19,8 +19,11 @@ CASES = {
     "commit": {"commit_us", "ship_us", "flush_us"},
     "failover": {"gap_ms", "claim_ms", "rejoin_ms"},
     "rejoin": {"rejoin_ms", "sent_MB", "p99_ratio"},
+    "scale": {"private_MB", "standalone_ms", "confirm_ms", "interpreter_ms", "publish msg/s", "drain_ratio"},
+    "churn": {"publish msg/s", "drain msg/s", "file_MB", "active_MB"},
+    "reconnect": {"served_ms", "clients_cpu_s", "not_served"},
 }
-LONG = {"drain", "end_to_end", "failover"}
+LONG = {"drain", "end_to_end", "failover", "scale", "churn", "reconnect"}
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow) if name in LONG else name for name in CASES])

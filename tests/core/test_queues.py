@@ -3,6 +3,7 @@
 import pytest
 
 from zmqha.core import cursor as cursor_module
+from zmqha.core import limits
 from zmqha.core.batch_cache import BatchCache
 from zmqha.core.cursor import Cursor
 from zmqha.core.log_index import LogIndex, Place, ValueTable
@@ -203,6 +204,15 @@ def test_the_cache_keeps_the_newest_whatever_its_size() -> None:
     cache.drop((1, 3))
     cache.drop((1, 3))
     assert cache.bytes == 0
+
+
+def test_the_cache_holds_no_more_small_batches_than_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "CACHE_BATCHES", 3)
+    cache = BatchCache(1000)
+    for offset in range(5):
+        cache.put((1, offset), b"ab")
+    assert [cache.get((1, offset)) for offset in range(5)] == [None, None, b"ab", b"ab", b"ab"]
+    assert cache.bytes == 6
 
 
 def test_numbers_of_queues_are_not_used_again_while_seen() -> None:

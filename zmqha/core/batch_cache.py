@@ -1,6 +1,8 @@
-"""Recent batches of all queues, so that delivery does not read the store: bounded in bytes, oldest out first."""
+"""Recent batches of all queues, so that delivery does not read the store: bounded in bytes and in number, oldest out first."""
 
 from collections import OrderedDict
+
+from zmqha.core import limits
 
 Key = tuple[int, int]  # destination, first offset of the batch
 
@@ -31,7 +33,7 @@ class BatchCache:
         self._shrink()
 
     def _shrink(self) -> None:
-        while self.bytes > self.most and len(self._batches) > 1:
+        while (self.bytes > self.most or len(self._batches) > limits.CACHE_BATCHES) and len(self._batches) > 1:
             self.bytes -= len(self._batches.popitem(last=False)[1])
 
     def drop(self, key: Key) -> None:

@@ -7,10 +7,13 @@ at a time, so a long life costs what lives, not what lived.
 
 from array import array
 from bisect import bisect_left, bisect_right
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator
 from itertools import compress, islice
+from operator import lt
 from typing import NamedTuple
+
+from zmqha.core.work import StoredLog
 
 _KEEP_DEAD = 64  # entries: below this, forgetting is not worth a move
 
@@ -49,6 +52,14 @@ class LogIndex:
         self.position.append(place.position)
         self.length.append(place.length)
         self.bytes += place.length
+
+    def extend(self, log: StoredLog, begin: int) -> None:
+        """Add the batches of a log from ``begin`` on, of which no message is done."""
+        mine = (self.first, self.count, self.left, self.value, self.position, self.length)
+        theirs = (log.offset, log.count, log.count, log.value, log.position, log.length)
+        for column, source in zip(mine, theirs, strict=True):
+            column.extend(source[begin:] if begin else source)
+        self.bytes += sum(log.length[begin:])
 
     def find(self, offset: int) -> int:
         """Where in the arrays the batch of a message that is not done is; valid until the next change."""
@@ -127,6 +138,18 @@ class ValueTable:
             return
         self._value.append(value)
         self._open.append(batches)
+
+    def restore(self, values: "array[int]", unfinished: bytes | bytearray) -> None:
+        """The table was empty: the value of every batch in the log, rising, and for each a 1 if it is not finished."""
+        if all(map(lt, values, values[1:])) and 0 not in unfinished:  # a batch each, as lone senders leave it
+            self._value.extend(values)
+            self._open.extend(unfinished)
+            return
+        unfinished_batches = Counter(compress(values, unfinished))
+        self._value.extend(unfinished_batches.keys())
+        self._open.extend(unfinished_batches.values())
+        if 0 in unfinished:
+            self.droppable.extend(value for value in dict.fromkeys(values) if value not in unfinished_batches)
 
     def finish(self, value: int) -> None:
         """One batch of the value is finished."""

@@ -4,6 +4,7 @@ The queue keeps the three views of one message in step (cursor, log index, the c
 which batches are finished. It sends nothing and writes nothing.
 """
 
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -13,7 +14,7 @@ from zmqha.core.cursor import Cursor
 from zmqha.core.log_index import LogIndex, Place
 from zmqha.core.ranges import Range
 from zmqha.core.session import Subscription
-from zmqha.core.work import DestinationRow
+from zmqha.core.work import DestinationRow, StoredLog
 from zmqha.errors import LimitReached, QueueFull
 
 
@@ -63,6 +64,18 @@ class Queue:
         if left:
             self.log.append(place, left)
         return left > 0
+
+    def restore_log(self, log: StoredLog) -> list[int]:
+        """All batches of this queue that the store holds, rising; which of them are finished. Where nothing is done yet, which is
+        nearly everywhere, they are taken over a column at a time."""
+        done = self.cursor.done
+        begin = bisect_left(log.offset, done.ends[-1] if done else self.cursor.floor)
+        head = zip(*(column[:begin] for column in log.columns[1:]), strict=True)
+        finished = [row for row, place in enumerate(map(Place._make, head)) if not self.restore_batch(place)]
+        if begin < len(log):
+            self.tail = max(self.tail, log.offset[-1] + log.count[-1])
+            self.log.extend(log, begin)
+        return finished
 
     def resume(self) -> None:
         """Everything in the store is known."""

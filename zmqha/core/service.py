@@ -23,13 +23,12 @@ from zmqha.core.client_protocol import Ack, Command, Durability, Envelope, Nack,
 from zmqha.core.consumers import Consumers
 from zmqha.core.desk import Action, Desk, ServiceSettings
 from zmqha.core.intake import Intake
-from zmqha.core.log_index import Place
 from zmqha.core.merge import Merge
 from zmqha.core.merge_report import MergeReport
 from zmqha.core.position import Epoch
 from zmqha.core.queue_admin import QueueAdmin
 from zmqha.core.session import Session
-from zmqha.core.work import StoreImage, Work
+from zmqha.core.work import StoredLog, StoreImage, Work
 from zmqha.errors import LimitReached, ProtocolError, VersionMismatch, WrongState, ZmqhaError
 
 _PONG, _CLOSE = wire.Pong(), wire.Close()
@@ -73,20 +72,16 @@ class Service:
             queue.resume()
 
     def _restore_log(self, image: StoreImage) -> None:
-        current, unfinished = 0, 0
-        queues, values = self._desk.queues, self._desk.values
-        for destination, offset, count, value, position, length in image.log:
-            if value != current:
-                if current:
-                    values.add(current, unfinished)
-                current, unfinished = value, 0
-            queue = queues.by_number.get(destination)
+        """Nothing here loops over batches, but over those of which something is done already."""
+        queues, log = self._desk.queues, StoredLog.of(image.log)
+        unfinished = bytearray(b"\1") * len(log)
+        for number, rows, part in log.by_destination():
+            queue = queues.by_number.get(number)
             if queue is None:
-                queues.seen(destination)  # a removed queue: its number stays taken while its batches are in the log
-            elif queue.restore_batch(Place(offset, count, value, position, length)):
-                unfinished += 1
-        if current:
-            values.add(current, unfinished)
+                queues.seen(number)  # a removed queue: its number stays taken while its batches are in the log
+            for finished in range(len(rows)) if queue is None else queue.restore_log(part):
+                unfinished[rows[finished]] = 0
+        self._desk.values.restore(log.value, unfinished)
 
     def _forget(self, last_value: int) -> None:
         self._desk.clear(last_value)

@@ -17,6 +17,11 @@ of py-lmdb would report both on sound files.
 """
 
 import struct
+import sys
+from array import array
+from collections.abc import Callable, Iterable, Sequence
+from itertools import chain, islice, repeat
+from operator import itemgetter
 from typing import NamedTuple, TypeVar
 
 import msgspec
@@ -25,8 +30,9 @@ from zmqha.core.branch import Past
 from zmqha.core.limits import MERGE_REPORTS
 from zmqha.core.merge_report import MergeReport
 from zmqha.core.position import Epoch, Lineage
-from zmqha.core.work import VALUE_ENTRY, VALUE_HEAD, Append, CursorRow, DestinationRow, Stored, batch_positions
+from zmqha.core.work import VALUE_ENTRY, VALUE_HEAD, Append, CursorRow, DestinationRow, Stored, StoredLog, batch_positions
 from zmqha.errors import StoreDamaged
+from zmqha.store.alive import ROWS
 
 _T = TypeVar("_T")
 
@@ -43,6 +49,10 @@ _LOG_KEY = struct.Struct(">Q")
 _DESTINATION_KEY = struct.Struct(">cI")
 _PRODUCER_KEY = struct.Struct(">cIQ")
 _PRODUCER = struct.Struct("<qI")
+_ONE_BYTES = VALUE_HEAD.size + VALUE_ENTRY.size
+_ONE_WORDS = _ONE_BYTES // 4
+_ONE_BATCH = itemgetter(slice(0, _ONE_BYTES))  # head and entry of a log value with one batch
+_BATCHES = itemgetter(slice(0, 4))  # how many one holds
 
 
 class Head(NamedTuple):
@@ -124,6 +134,56 @@ def read_log_head(value: int, raw: memoryview) -> list[Stored]:
     ]
 
 
+def read_log(found: Iterable[tuple[memoryview, memoryview]], alive: Callable[[], None]) -> StoredLog:
+    """What all values of the log hold, without reading a batch; ``found``: keys and values, rising. Raises StoreDamaged.
+
+    In blocks and without a loop over values: there may be a million of them, and nobody is served meanwhile.
+    """
+    log, rows = StoredLog(), iter(found)
+    while block := list(islice(rows, ROWS)):
+        alive()
+        keys, values = zip(*block, strict=True)
+        _read_block(log, keys, values)
+    return log
+
+
+def _read_block(log: StoredLog, keys: Sequence[memoryview], values: Sequence[memoryview]) -> None:
+    numbers = array("Q", b"".join(keys))
+    numbers.byteswap()
+    heads = b"".join(map(_ONE_BATCH, values))
+    batches = array("I", heads)[0::_ONE_WORDS] if len(heads) == _ONE_BYTES * len(values) else array("I")
+    if batches.count(1) == len(values):  # as lone senders leave it
+        words, stride, before = array("I", heads), _ONE_WORDS, VALUE_HEAD.size
+    else:
+        numbers, heads = _entries(numbers, values)
+        words, stride, before = array("I", heads), VALUE_ENTRY.size // 4, 0
+    first = before // 4
+    # Of an entry: destination, offset in two words, count, position, length. Offsets begin in the middle of eight bytes.
+    try:
+        log.count.extend(array("H", words[first + 3 :: stride]))
+    except OverflowError as error:
+        raise StoreDamaged(f"one of the log values {numbers[0]} to {numbers[-1]} has a batch of too many messages") from error
+    log.destination.extend(words[first::stride])
+    log.offset.extend(array("Q", heads[before + 4 :] + bytes(before + 4))[0 :: stride // 2])
+    log.value.extend(numbers)
+    log.position.extend(words[first + 4 :: stride])
+    log.length.extend(words[first + 5 :: stride])
+
+
+def _entries(numbers: "array[int]", values: Sequence[memoryview]) -> "tuple[array[int], bytes]":
+    """The entries of values with any number of batches, and for each of them the number of its value."""
+    counts = b"".join(map(_BATCHES, values))
+    if len(counts) < 4 * len(values):
+        raise StoreDamaged(f"one of the log values {numbers[0]} to {numbers[-1]} has no head")
+    batches = array("I", counts)
+    stops = [VALUE_HEAD.size + VALUE_ENTRY.size * count for count in batches]
+    entries = b"".join([raw[VALUE_HEAD.size : stop] for raw, stop in zip(values, stops, strict=True)])
+    if len(entries) != VALUE_ENTRY.size * sum(batches):
+        short = next(number for number, raw, stop in zip(numbers, values, stops, strict=True) if len(raw) < stop)
+        raise StoreDamaged(f"log value {short} is shorter than its head says")
+    return array("Q", chain.from_iterable(map(repeat, numbers, batches))), entries
+
+
 def read_head(raw: bytes | memoryview) -> Head:
     """Raises StoreDamaged."""
     return _read(_head, raw, "head")
@@ -164,3 +224,6 @@ def _read(decoder: msgspec.msgpack.Decoder[_T], raw: bytes | memoryview, what: s
         return decoder.decode(raw)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:  # msgspec has none of its own for bad UTF-8
         raise StoreDamaged(f"a {what} row cannot be read", cause=str(error)) from error
+
+
+assert sys.byteorder == "little", "columns of the log are read in the byte order of the machine"

@@ -11,10 +11,11 @@ Driven by ``LmdbStore``; only arithmetic here, so the simulator's store is drive
 from collections import deque
 from collections.abc import Iterator
 from itertools import islice
+from operator import add
 from typing import NamedTuple
 
 from zmqha.core.branch import NO_PAST, Past, PastCommit, PastQueue
-from zmqha.core.work import CursorRow, DestinationRow, StoreImage, Work
+from zmqha.core.work import CursorRow, DestinationRow, StoredLog, StoreImage, Work
 
 NOTES_MAX = 4096  # commits that the peer may lag behind, twice what a copy's backlog may hold; above it the past stays frozen
 UNSURE_MAX = 64  # of them are written down: far more than a window of shipments
@@ -86,10 +87,12 @@ class SharedPast:
         now.destinations = {row.number: row for row in image.destinations}
         now.cursors = {cursor.destination: cursor for cursor in image.cursors}
         now.tails = {cursor.destination: max((cursor.floor, *(end for _, end in cursor.done))) for cursor in image.cursors}
-        for stored in image.log:
-            end = stored.offset + stored.count
-            if end > now.tails.get(stored.destination, 0):
-                now.tails[stored.destination] = end
+        log = StoredLog.of(image.log)
+        ends = dict(
+            zip(log.destination, map(add, log.offset, log.count), strict=True)
+        )  # of a queue the last one counts: they rise
+        for number, end in ends.items():
+            now.tails[number] = max(end, now.tails.get(number, 0))
         self._notes.clear()
         self._noting, self._known = False, None
         self.row = now.past() if written_by_peer else row
