@@ -26,7 +26,7 @@ from zmqha.core.merge_report import MergeReport
 from zmqha.core.page_sums import PageSums
 from zmqha.core.position import GENESIS, Epoch, Lineage, LineageEntry, Mode, Position, bounded
 from zmqha.core.shipment import Shipment
-from zmqha.core.work import CursorRow, DestinationRow, ProducerRow, Stored, StoreImage, Work
+from zmqha.core.work import CursorRow, DestinationRow, ProducerRow, StoreImage, Work
 from zmqha.errors import StoreDamaged, StoreFull, ZmqhaError
 from zmqha.store import records
 from zmqha.store.absence import Absence
@@ -245,9 +245,8 @@ class LmdbStore:
         destinations: list[DestinationRow] = []
         cursors: list[CursorRow] = []
         producers: list[ProducerRow] = []
-        log: list[Stored] = []
         reports: list[MergeReport] = []
-        last, past = 0, NO_PAST
+        past = NO_PAST
         self._idle = {}
         with self._env.begin(buffers=True) as txn:
             for key, raw in rows(txn.cursor(db=self._state), alive):
@@ -268,12 +267,11 @@ class LmdbStore:
                         producers.append(ProducerRow(producer, destination, sequence))
                     elif len(self._idle) < IDLE_ROWS_MAX:
                         self._idle[bytes(key)] = None
-            for key, raw in rows(txn.cursor(db=self._log), alive):
-                last = records.log_number(key)
-                log += records.read_log_head(last, raw)
+            log = records.read_log(txn.cursor(db=self._log), alive)
         reports.sort(key=lambda report: report.number)
         image = StoreImage(
-            tuple(destinations), tuple(cursors), tuple(producers), tuple(log), last, self._number, tuple(reports)
+            tuple(destinations), tuple(cursors), tuple(producers), log, log.value[-1] if log.value else 0, self._number,
+            tuple(reports),
         )  # fmt: skip
         by_peer = bool(node) and bool(self.lineage) and self.lineage[-1].writer != node
         self.past.opened(image, self.position.txn, past, written_by_peer=by_peer)
