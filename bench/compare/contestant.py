@@ -166,6 +166,7 @@ class Process:
             while time.monotonic() < deadline:
                 os.killpg(self._process.pid, 0)
                 time.sleep(LOOK_S)
+        self._process = None  # its number may soon be somebody else's
 
     def last_words(self) -> str:
         """For an error's reason."""
