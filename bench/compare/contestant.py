@@ -156,11 +156,17 @@ class Process:
                 os.killpg(self._process.pid, signal.SIGKILL)
 
     def stop(self) -> None:
-        """It is gone when this returns."""
+        """It and what it has forked are gone when this returns: nobody writes into the directory any more."""
         if self._process is None:
             return
         self.kill()
         self._process.wait(STOP_S)
+        deadline = time.monotonic() + STOP_S
+        with contextlib.suppress(ProcessLookupError):
+            while time.monotonic() < deadline:
+                os.killpg(self._process.pid, 0)
+                time.sleep(LOOK_S)
+        self._process = None  # its number may soon be somebody else's
 
     def last_words(self) -> str:
         """For an error's reason."""

@@ -133,14 +133,22 @@ class RedisLoad:
         return Done(received, begun, time.monotonic(), time.process_time() - cpu, times, numbers)
 
     def _send(self, queue: str, bodies: list[bytes]) -> int:
-        """XADD each and wait for the replica, in one pipeline; how many."""
+        """XADD each and wait for the replica, in one pipeline; how many.
+
+        Within MULTI and EXEC redis flushes its file once; without them, once for every 16 KiB that it reads (half the rate).
+        """
         with self._client.pipeline(transaction=False) as pipeline:
             execute: Any = pipeline.execute_command  # without types in redis-py
+            execute("MULTI")
             for body in bodies:
                 execute("XADD", queue, "*", "b", body)
+            execute("EXEC")
             if self._replicas:
                 execute("WAIT", 1, WAIT_MS)
             answers = pipeline.execute()
+        stored = answers[1 + len(bodies)]
+        if not all(isinstance(each, bytes) for each in stored):
+            raise CannotCompare(f"a message was refused: {stored[0]}")
         if self._replicas and answers[-1] < 1:
             raise redis.TimeoutError(f"the replica has not answered within {WAIT_MS} ms")
         return len(bodies)

@@ -35,7 +35,8 @@ def _words(appendfsync: str) -> Words:
         promise=_PROMISE[appendfsync],
         acknowledged=f"{_ON_DISK[appendfsync]}. After a failover nobody is left to wait for: the new primary's own answer counts",
         settings=f"one replica, appendfsync {appendfsync}, {SENTINELS} sentinels, down-after {DOWN_AFTER_MS} ms (default 30 s)",
-        client="redis-py with hiredis: XADD in pipelines that end with one WAIT 1; XREADGROUP COUNT, XACK and XDEL in one round trip",
+        client="redis-py with hiredis: XADD in pipelines (MULTI, EXEC) that end with one WAIT 1; XREADGROUP COUNT, XACK and XDEL in "
+        "one round trip",
     )
 
 
