@@ -11,11 +11,13 @@ from pathlib import Path
 from zmqha.core import limits
 from zmqha.core.events import KeptBranch
 from zmqha.core.message import batch_of
+from zmqha.core.position import Epoch, Position
 from zmqha.core.work import Append, DestinationRow
 from zmqha.store import lmdb_store, records
 from zmqha.store.alive import nobody_waits
 from zmqha.store.inspection import inspect
-from zmqha.store.page_file import STORE_FILE
+from zmqha.store.page_file import STORE_FILE, PageReader
+from zmqha.store.seal import Sealer
 
 PRODUCER = 77
 SEGMENT_BYTES = 64 * limits.MIB
@@ -30,7 +32,9 @@ def fill(directory: Path, queue: str, *, messages: int, size: int, each: int) ->
     try:
         state, log = (env.open_db(name, create=False) for name in (b"state", b"log"))
         head, _ = lmdb_store.read_head(env, state)
-        head = head._replace(chain=found.position.chain)  # some chain: the store's position is computed from it when it is opened
+        head = head._replace(
+            chain=found.position.chain
+        )  # of every transaction here: the last one is sealed with what follows from it
         with env.begin() as txn:
             cursor = txn.cursor(db=log)
             value = records.log_number(cursor.key()) if cursor.last() else 0
@@ -49,7 +53,18 @@ def fill(directory: Path, queue: str, *, messages: int, size: int, each: int) ->
                 txn.put(records.row_key(records.DESTINATION, number), destination, db=state)
                 txn.put(records.NUMBER, records.encode_row(number), db=state)
                 txn.put(records.HEAD, records.encode_row(head), db=state)
-        env.sync(True)
     finally:
         env.close()
+    _seal(path, found.position.epoch, head.chain)
     return values
+
+
+def _seal(path: Path, epoch: Epoch, base: bytes) -> None:
+    """Make it all durable, and say where the store stands now; ``base``: the chain digest of the transaction before."""
+    reader, sealer = PageReader(path), Sealer(path)
+    try:
+        older, newest = reader.metas()
+        sealer.seal(newest, reader.ship(epoch, Position(epoch, older.txnid, base), older, newest).position.chain)
+    finally:
+        sealer.close()
+        reader.close()
