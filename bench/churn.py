@@ -106,7 +106,6 @@ class Churn:
             **{f"{role}_MB": private_bytes(pid) / 1e6 for role, pid in zip(("active", "passive"), pids.values(), strict=True)},
         }
 
-
     def _look_at_roles(self) -> None:
         """A machine that others keep busy may make a server take its peer for dead: that is told, and the hour goes on."""
         for event in self._servers.new_events():

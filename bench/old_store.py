@@ -32,7 +32,7 @@ def fill(directory: Path, queue: str, *, messages: int, size: int, each: int) ->
     try:
         state, log = (env.open_db(name, create=False) for name in (b"state", b"log"))
         head, _ = lmdb_store.read_head(env, state)
-        head = head._replace(chain=found.position.chain)  # some chain: all that counts is that the seal goes with it
+        head = head._replace(chain=found.position.chain)  # of every transaction here: the last one is sealed with what follows
         with env.begin() as txn:
             cursor = txn.cursor(db=log)
             value = records.log_number(cursor.key()) if cursor.last() else 0
@@ -53,18 +53,16 @@ def fill(directory: Path, queue: str, *, messages: int, size: int, each: int) ->
                 txn.put(records.HEAD, records.encode_row(head), db=state)
     finally:
         env.close()
-    _seal(path, head.chain)
+    _seal(path, found.position.epoch, head.chain)
     return values
 
 
-def _seal(path: Path, base: bytes) -> None:
-    """The newest transaction is what was to be written."""
+def _seal(path: Path, epoch: Epoch, base: bytes) -> None:
+    """Make it all durable, and say where the store stands now; ``base``: the chain digest of the transaction before."""
     reader, sealer = PageReader(path), Sealer(path)
     try:
         older, newest = reader.metas()
-        epoch = Epoch(0, 0)
-        position = reader.ship(epoch, Position(epoch, older.txnid, base), older, newest).position
-        sealer.seal(newest, position.chain)
+        sealer.seal(newest, reader.ship(epoch, Position(epoch, older.txnid, base), older, newest).position.chain)
     finally:
-        reader.close()
         sealer.close()
+        reader.close()

@@ -25,7 +25,7 @@ def main() -> None:
     """Run it."""
     made = parser(__doc__ or "", repeat=5)
     made.add_argument("--clients", type=int, default=500, help="default %(default)s")
-    made.add_argument("--processes", type=int, default=4, help="that hold them (default %(default)s)")
+    made.add_argument("--processes", type=int, default=10, help="that hold them (default %(default)s)")
     made.add_argument("--plain", action="store_true", help="without keys")
     arguments = made.parse_args()
     if arguments.tiny:
