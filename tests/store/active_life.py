@@ -23,8 +23,8 @@ Model = tuple[Position, dict[bytes, dict[bytes, bytes]]]
 
 
 def holds(env: lmdb.Environment) -> dict[bytes, dict[bytes, bytes]]:
-    """Every key and value of both databases."""
-    bases = {name: env.open_db(name, create=False) for name in (b"log", b"state")}
+    """Every key and value of all databases."""
+    bases = {name: env.open_db(name, create=False) for name in (b"log", b"parts", b"state")}
     with env.begin() as txn:
         return {name: dict(txn.cursor(db=base)) for name, base in bases.items()}
 

@@ -26,11 +26,11 @@ Contents = dict[bytes, list[tuple[bytes, bytes]]]
 
 
 def contents(path: Path) -> Contents:
-    """Both databases of a store that nobody has open."""
+    """All databases of a store that nobody has open."""
     env = lmdb_store.open_environment(path, map_bytes=1 << 30, readonly=True)
     try:
         found = {}
-        for name in (b"log", b"state"):
+        for name in (b"log", b"parts", b"state"):
             base = env.open_db(name, create=False)
             with env.begin() as txn:
                 found[name] = list(txn.cursor(base))

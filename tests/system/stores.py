@@ -20,10 +20,10 @@ Records = dict[str, dict[bytes, bytes]]
 
 
 def dump(file: Path) -> Records:
-    """Every key and value of both databases. Only of a copy: LMDB writes a lock file beside it."""
+    """Every key and value of all databases. Only of a copy: LMDB writes a lock file beside it."""
     env = lmdb_store.open_environment(file, map_bytes=1 << 30, readonly=True)
     try:
-        names = (b"log", b"state")
+        names = (b"log", b"parts", b"state")
         bases = {name: env.open_db(name, create=False) for name in names}
         with env.begin() as txn:
             return {name.decode(): dict(txn.cursor(db=bases[name])) for name in names}

@@ -33,6 +33,7 @@ from zmqha.store.absence import Absence
 from zmqha.store.alive import nobody_waits, rows
 from zmqha.store.census import Census
 from zmqha.store.crash import crash_point
+from zmqha.store.log_values import LOG, PARTS, LogValues
 from zmqha.store.node_state import sync_directory
 from zmqha.store.page_file import STORE_FILE, PageReader, reserve_lock_file
 from zmqha.store.seal import Sealer
@@ -40,7 +41,7 @@ from zmqha.store.shared_past import SharedPast
 
 MAP_BYTES_MAX = 16 << 40  # address space only; opening takes 1 ms
 LENGTHEN_BYTES = 64 * limits.MIB  # sparse: costs address space, no disk
-DATABASES = 2
+DATABASES = 3
 SNAPSHOTS_KEPT = 3  # the newest, the one that a lost meta page leaves, and the one before that
 IDLE_ROWS_MAX = 10_000  # rows of idle producers remembered when the store is opened: 1 MiB; more are found the next time
 IDLE_ROWS_PER_COMMIT = 64  # deleted by one commit: one or two pages of neighbours, so no commit gets slow or large by it
@@ -71,7 +72,9 @@ class LmdbStore:
                     cause="another program has the store open",
                     cure="end it (a monitoring tool?) and start this server again",
                 )
-        self._log = self._state = None
+        self._log: Any = None
+        self._parts: Any = None
+        self._state: Any = None
         self._sealer = Sealer(path)
         self._sealer.seal(self._meta, self.position.chain)  # what the next transaction builds on
         self._flushed = True
@@ -83,7 +86,7 @@ class LmdbStore:
         self.past = SharedPast()
         self.lineage: Lineage = ()
         if position is not None:
-            self._log, self._state = self._env.open_db(b"log", create=False), self._env.open_db(b"state", create=False)
+            self._log, self._state = self._env.open_db(LOG, create=False), self._env.open_db(b"state", create=False)
             head, self.lineage = read_head(self._env, self._state)
             self._peer_high = head.peer_high
         self.census = Census(self._reader, self._meta, sums)
@@ -112,14 +115,14 @@ class LmdbStore:
         past = self.past.settle()
         lineage = bounded((*self.lineage, entry), limits.LINEAGE_ENTRIES, past.txn)
         with self._transaction() as txn:
-            log = self._env.open_db(b"log", txn=txn)
+            log, parts = self._env.open_db(LOG, txn=txn), self._env.open_db(PARTS, txn=txn)
             state = self._env.open_db(b"state", txn=txn)
             txn.put(records.HEAD, self._head(epoch), db=state)
             txn.put(records.LINEAGE, records.encode_row(lineage), db=state)
             txn.put(records.PAST, records.encode_row(past), db=state)
         if self._state is None:
             sync_directory(self._path.parent)
-        self._log, self._state, self.lineage = log, state, lineage
+        self._log, self._parts, self._state, self.lineage = log, parts, state, lineage
         crash_point("after_lineage_commit")
         return self._ship(epoch, peer_high)
 
@@ -153,12 +156,12 @@ class LmdbStore:
         self._flushed = True
 
     def _write(self, txn: lmdb.Transaction, work: Work) -> None:
-        state, log = self._state, self._log
+        state, values = self._state, LogValues(txn, self._log, self._parts)
         day = int(time.time()) // _DAY_S
         if work.appends:
-            txn.put(records.log_key(work.value), records.log_value(work.appends), db=log, append=True)
+            values.put(work.value, work.appends)
         for value in work.dropped_values:
-            txn.delete(records.log_key(value), db=log)
+            values.delete(value)
         for row in work.destinations:
             txn.put(records.row_key(records.DESTINATION, row.number), records.encode_row(row), db=state)
         if _highest(work) > self._number:
@@ -280,10 +283,7 @@ class LmdbStore:
     def fetch(self, value: int, position: int, length: int) -> bytes:
         """One stored batch."""
         with self._env.begin(buffers=True) as txn:
-            raw = txn.get(records.log_key(value), db=self._log)
-            if raw is None or position + length > len(raw):
-                raise StoreDamaged(f"log value {value} is not there")
-            return bytes(raw[position : position + length])
+            return LogValues(txn, self._log, self._parts).read(value, position, length)
 
     # --- for a full copy ----------------------------------------------------------------------------------------------------
 

@@ -122,6 +122,11 @@ def log_value(appends: tuple[Append, ...]) -> bytes:
     return b"".join((VALUE_HEAD.pack(len(appends), 0), *entries, *(append.batch for append in appends)))
 
 
+def head_bytes(batches: int) -> int:
+    """How much of a log value comes before its batches."""
+    return VALUE_HEAD.size + batches * VALUE_ENTRY.size
+
+
 def read_log_head(value: int, raw: memoryview) -> list[Stored]:
     """What a log value holds, without reading a batch."""
     batches, _ = VALUE_HEAD.unpack_from(raw)

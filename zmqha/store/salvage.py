@@ -25,6 +25,7 @@ from zmqha.core.message import cut, stored_head
 from zmqha.core.work import CursorRow, DestinationRow, Stored
 from zmqha.store import lmdb_store, records
 from zmqha.store.alive import nobody_waits, rows
+from zmqha.store.log_values import LOG, PARTS, LogValues
 
 
 class Branch:
@@ -46,7 +47,8 @@ class Branch:
     def _read_state(self) -> Past:
         """All but the messages."""
         past = NO_PAST
-        self._log = self._env.open_db(b"log", txn=self._txn, create=False)
+        self._log = self._env.open_db(LOG, txn=self._txn, create=False)
+        self._parts = self._env.open_db(PARTS, txn=self._txn, create=False)
         state = self._env.open_db(b"state", txn=self._txn, create=False)
         for key, raw in rows(self._txn.cursor(db=state), self._alive):
             kind = bytes(key[:1])
@@ -68,7 +70,7 @@ class Branch:
     def survey(self) -> Survey:
         """How much there is to hand over."""
         messages: dict[str, int] = {}
-        for name, _, _, start, stop in self._pieces():
+        for name, _, start, stop in self._pieces():
             messages[name] = messages.get(name, 0) + stop - start
         done: dict[str, int] = {}
         for _, name, ranges in self._done():
@@ -88,12 +90,13 @@ class Branch:
 
     def _batches(self) -> Iterator[tuple[str, bytes]]:
         """(queue, batch): everything stored after the past and not done."""
-        for name, raw, stored, start, stop in self._pieces():
-            batch = raw[stored.position : stored.position + stored.length]
+        values = LogValues(self._txn, self._log, self._parts)
+        for name, stored, start, stop in self._pieces():
+            batch = memoryview(values.read(stored.value, stored.position, stored.length))
             yield name, cut(batch, stored_head(batch), start, stop)
 
-    def _pieces(self) -> Iterator[tuple[str, memoryview, Stored, int, int]]:
-        """(queue, log value, batch in it, from, to) of the same; of a value only the head is read."""
+    def _pieces(self) -> Iterator[tuple[str, Stored, int, int]]:
+        """(queue, batch, from, to) of the same; of a value only the head is read."""
         queues = {number: (row.name, Undone(self._cursors.get(number))) for number, row in self._names.items()}
         with self._txn.cursor(db=self._log) as cursor:
             if not cursor.set_range(records.log_key(self._past.last_value + 1)):
@@ -102,4 +105,4 @@ class Branch:
                 for stored in records.read_log_head(records.log_number(key), raw):
                     name, undone = queues.get(stored.destination, ("", None))
                     for start, stop in undone.of(stored) if undone is not None else ():  # None: its queue was removed
-                        yield name, raw, stored, start, stop
+                        yield name, stored, start, stop
