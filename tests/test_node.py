@@ -56,7 +56,7 @@ class ToyLink:
 class ToyBroker:
     """Writes down what it hears and does. Decides when it is time, or because of FactsSaved."""
 
-    reads_clients = False
+    reads_clients = awaits_flush = False
     protocol_faults = 0
 
     def __init__(self) -> None:

@@ -303,3 +303,19 @@ def test_a_server_that_waits_after_its_start_logs_what_for_once() -> None:
     cluster.run(12_000)
     assert len(said) == 1
     assert "may have gone on alone since; it waits for a" in str(said[0])
+
+
+def test_the_own_flush_is_awaited_only_where_the_next_confirm_waits_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    broker = process(pair(), "a").broker
+    assert broker.ha.state is State.ACTIVE
+    broker._unconfirmed.clear()
+    assert not broker.awaits_flush
+    acked = broker.source.acked.txn
+    broker._unconfirmed.append((1, acked + 1))
+    broker._flushed_txn = acked
+    assert not broker.awaits_flush, "the peer is not so far either"
+    broker._flushed_txn = acked - 1
+    assert broker.awaits_flush
+    broker._flushed_txn = acked
+    monkeypatch.setattr(broker.ha, "state", State.STANDALONE)
+    assert broker.awaits_flush, "nobody else confirms"

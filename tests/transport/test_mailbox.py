@@ -72,3 +72,32 @@ def test_single_puts_are_never_slept_over(mailbox: Mailbox[tuple[int, int]]) -> 
         assert replies.take(1) == [(0, number)]
     thread.join()
     replies.close()
+
+
+def test_what_is_put_aside_wakes_only_who_awaits_it(mailbox: Mailbox[tuple[int, int]]) -> None:
+    mailbox.awaits(False)
+    mailbox.put_aside((0, 1))
+    assert mailbox.filled and not readable(mailbox)
+    mailbox.put((0, 2))
+    assert readable(mailbox)
+    assert mailbox.take(5) == [(0, 1), (0, 2)]
+    mailbox.put_aside((0, 3))
+    assert not readable(mailbox)
+    mailbox.awaits(True)
+    assert readable(mailbox), "it lay there already"
+    assert mailbox.take(5) == [(0, 3)]
+    mailbox.put_aside((0, 4))
+    assert readable(mailbox)
+
+
+def test_a_taker_that_awaits_never_misses_what_is_put_aside(mailbox: Mailbox[tuple[int, int]]) -> None:
+    count = 20_000
+    thread = threading.Thread(target=lambda: [mailbox.put_aside((0, number)) for number in range(count)])
+    taken = 0
+    thread.start()
+    while taken < count:
+        mailbox.awaits(True)
+        assert readable(mailbox, 5000), taken
+        taken += len(mailbox.take(7))
+        mailbox.awaits(False)
+    thread.join()

@@ -78,7 +78,7 @@ from zmqha.core.peer_protocol import (
 from zmqha.core.position import NO_EPOCH
 from zmqha.core.refusal import refusal
 from zmqha.core.service import Service
-from zmqha.core.source import Source
+from zmqha.core.source import Phase, Source
 from zmqha.core.space import Space, no_space
 from zmqha.core.view import SERVING, Step
 from zmqha.errors import NotActive, ProtocolError, ZmqhaError
@@ -391,6 +391,13 @@ class Broker:
         if ha.state is State.ACTIVE and ha.granted and self.source.acked.epoch == ha.epoch:
             return min(self.source.acked.txn, self._flushed_txn)
         return -1
+
+    @property
+    def awaits_flush(self) -> bool:
+        """Is this server's own flush what the next confirm waits for. Where the peer's acknowledgement is, a ``Flushed`` may lie until
+        that comes: it would cost a turn and change nothing."""
+        paired = self.ha.state is State.ACTIVE and self.source.phase is Phase.STREAMING
+        return bool(self._unconfirmed) and (not paired or self.source.acked.txn > self._flushed_txn)
 
     def _release(self, now_ms: int) -> None:
         durable, released = self._durable_txn(), None

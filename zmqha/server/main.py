@@ -120,7 +120,13 @@ def _serve(config: Config, keyring: Keyring, disk: Disk) -> int:
     mailbox: Mailbox[Event] = Mailbox()
     limits = config.limits
     store = StoreThread(
-        config.own.data_dir, disk.state, config.name, limits.journal_segment_bytes, mailbox.put, limits.scrub_mib_per_s
+        config.own.data_dir,
+        disk.state,
+        config.name,
+        limits.journal_segment_bytes,
+        mailbox.put,
+        limits.scrub_mib_per_s,
+        mailbox.put_aside,
     )
     context = new_context()
     try:

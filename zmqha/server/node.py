@@ -139,6 +139,7 @@ class Node:
         """One turn of the loop."""
         broker = self.broker
         self._watch()
+        self.mailbox.awaits(broker.awaits_flush)
         ready = self.reactor.wait(self._wait_ms())
         now_ms = clock_ms()
         broker.begin_turn(now_ms, int(time.time() * 1000))
@@ -255,7 +256,7 @@ class Node:
             self._peer_fault(error)
 
     def _hear_store(self, ready: set[Waitable], now_ms: int) -> None:
-        if self.mailbox.fd in ready:
+        if self.mailbox.fd in ready or self.mailbox.filled:
             for event in self.mailbox.take(limits.STORE_EVENTS_PER_TURN):
                 self.broker.receive(event, now_ms)
         if self._later:

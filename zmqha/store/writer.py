@@ -89,8 +89,9 @@ class StoreThread(threading.Thread):
 
     def __init__(
         self, directory: Path, state: NodeState, node_id: str, segment_bytes: int, report: Callable[[Event], None],
-        scrub_mib_per_s: int = 0,
+        scrub_mib_per_s: int = 0, put_aside: Callable[[Event], None] | None = None,
     ) -> None:  # fmt: skip
+        """``report`` takes what must be looked at now, ``put_aside`` what may wait for the next such thing."""
         super().__init__(name="zmqha-store", daemon=True)
         self.progress = 0  # actions done; read by the reactor
         self.asked = 0  # actions put; written by the reactor only
@@ -101,6 +102,7 @@ class StoreThread(threading.Thread):
         self.scrub = Scrub(directory / STORE_FILE, scrub_mib_per_s)
         self._inbox: SimpleQueue[StoreAction | None] = SimpleQueue()
         self._report = report
+        self._put_aside = put_aside or report
         self._directory = directory
         self._node_id = node_id
         self._segment_bytes = segment_bytes
@@ -259,7 +261,7 @@ class StoreThread(threading.Thread):
         crash_point("after_local_commit")
         self._report(Committed(action.work.number, shipment, None))  # it leaves for the peer while this disk makes it durable
         self._store.flush()
-        self._report(Flushed(shipment.position.txn))
+        self._put_aside(Flushed(shipment.position.txn))
 
     def _halt(self, error: StoreDamaged) -> None:
         """What was committed may hold damage, under sums that agree with it: nobody gets it, nobody is told that it is there."""

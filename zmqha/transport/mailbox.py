@@ -19,6 +19,7 @@ class Mailbox(Generic[T]):
         self.fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._queue: SimpleQueue[T] = SimpleQueue()
         self._awake = False  # a wake-up is on its way; the order of the steps below makes a lost one impossible
+        self._impatient = True
 
     def fileno(self) -> int:
         """For pollers that ask objects."""
@@ -27,6 +28,26 @@ class Mailbox(Generic[T]):
     def put(self, item: T) -> None:
         """Any thread; never waits."""
         self._queue.put(item)
+        self._wake()
+
+    def put_aside(self, item: T) -> None:
+        """As ``put``, but it wakes the taker only if that ``awaits`` such objects; else they lie there until it is awake anyway."""
+        self._queue.put(item)
+        if self._impatient:
+            self._wake()
+
+    def awaits(self, impatient: bool) -> None:
+        """The taker, before it sleeps: does it wait for what is put aside."""
+        self._impatient = impatient  # first, then the look: whatever is put aside in between wakes
+        if impatient and not self._queue.empty():
+            self._wake()
+
+    @property
+    def filled(self) -> bool:
+        """The taker: is there anything."""
+        return not self._queue.empty()
+
+    def _wake(self) -> None:
         if not self._awake:
             self._awake = True
             os.eventfd_write(self.fd, 1)
@@ -45,8 +66,7 @@ class Mailbox(Generic[T]):
         except Empty:
             return items
         if not self._queue.empty():
-            self._awake = True
-            os.eventfd_write(self.fd, 1)
+            self._wake()
         return items
 
     def close(self) -> None:
