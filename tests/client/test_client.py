@@ -156,6 +156,27 @@ def test_a_server_that_runs_alone_promises_one_disk(pair):
         assert client.send_many("q", [b"1", b"2"]).durability is Durability.ONE_DISK
 
 
+def test_a_send_costs_no_look_at_monitors_and_wakes_the_engine_without_the_lock(pair, monkeypatch):
+    with zmqha.connect(url(*pair)) as client:
+        client.send("q", b"first")
+        looks, free = [], []
+        events, wake, lock = link.Link.events, client._engine.wake, client._engine.session.lock
+
+        def wake_without_the_lock():
+            free.append(lock.acquire(timeout=1))
+            if free[-1]:
+                lock.release()
+            wake()
+
+        monkeypatch.setattr(link.Link, "events", lambda self: looks.append(self) or events(self))
+        monkeypatch.setattr(client._engine, "wake", wake_without_the_lock)
+        for number in range(20):
+            client.send("q", b"%d" % number)
+        monkeypatch.undo()
+        assert looks == []  # each costs as much as a frame
+        assert len(free) == 20 and all(free)
+
+
 def test_many_messages_keep_their_order(pair, store):
     bodies = [b"%d" % number for number in range(5000)]
     with zmqha.connect(url(*pair)) as client:

@@ -5,6 +5,7 @@ from typing import Any
 
 from zmqha.core.actions import Fetch, SendToClient
 from zmqha.core.client_protocol import Command, Durability, Envelope, Open, Refused, decode
+from zmqha.core.commits import COMPANY_MS
 from zmqha.core.merge_report import MergeReport
 from zmqha.core.message import batch_of
 from zmqha.core.position import NO_EPOCH, Epoch
@@ -115,7 +116,9 @@ class Rig:
         return new
 
     def take(self, max_bytes: int = 1 << 22) -> Work | None:
-        work = self.service.take_work(max_bytes)
+        """What the next transaction writes; acknowledgements do not wait for company here."""
+        later_ms = self.now_ms + COMPANY_MS
+        work = self.service.take_work(max_bytes, self.now_ms) or self.service.take_work(max_bytes, later_ms)
         if work is not None:
             self.works.append(work)
         return work

@@ -158,6 +158,18 @@ def test_commits_keep_the_pace_of_the_copy(monkeypatch: pytest.MonkeyPatch) -> N
     assert 4 <= commits() <= 6
 
 
+def test_acknowledgements_that_found_no_company_go_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    server = process(pair(), "a")
+    broker, now_ms = server.broker, server.machine.own_ms()
+    monkeypatch.setattr(type(broker.service), "company_ms", now_ms + 2)
+    monkeypatch.setattr(broker.service, "take_work", lambda *_: None)
+    broker._commit_more(now_ms)
+    assert broker.deadline_ms(now_ms) <= now_ms + 2
+    broker._paused_until_ms = now_ms + 9
+    broker._commit_more(now_ms + 3)  # it cannot go now: the loop must not turn without end for it
+    assert broker.deadline_ms(now_ms + 3) > now_ms + 3
+
+
 def test_work_that_was_not_confirmed_is_confirmed_once_by_the_next_active() -> None:
     cluster = pair()
     cluster.run(500)

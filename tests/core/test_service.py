@@ -27,6 +27,7 @@ from zmqha.core.client_protocol import (
     Subscribe,
     Unsubscribe,
 )  # fmt: skip
+from zmqha.core.commits import COMPANY_MS, FLOW_MS
 from zmqha.core.message import records
 from zmqha.core.position import NO_EPOCH, Epoch
 from zmqha.core.service import ServiceSettings
@@ -164,6 +165,31 @@ def test_while_sends_are_held_acknowledgements_go_on() -> None:
     rig.service.hold_sends(None)
     rig.say(P, Send("q", bodies("two", first=2)))
     assert texts(rig.settle()) == [["two"]]
+
+
+def test_while_sends_flow_acknowledgements_wait_a_moment_for_one_and_share_its_commit() -> None:
+    rig = rig_with("one", "two", "three")
+    subscribe(rig, A)
+    service, now_ms = rig.service, rig.now_ms
+    rig.say(A, Ack(1, ((0, 1),)))
+    assert service.take_work(1 << 20, now_ms + 1) is None and not service.idle
+    assert service.company_ms == now_ms + 1 + COMPANY_MS
+    rig.say(P, Send("q", bodies("four", first=4)))
+    shared = service.take_work(1 << 20, now_ms + 2)
+    assert shared is not None and len(shared.appends) == len(shared.cursors) == 1
+    assert service.company_ms is None
+    rig.say(A, Ack(1, ((1, 2),)))
+    assert service.take_work(1 << 20, now_ms + 5) is None
+    alone = service.take_work(1 << 20, now_ms + 5 + COMPANY_MS)  # no send came: it goes, and its answer waited no longer
+    assert alone is not None and (len(alone.appends), len(alone.cursors)) == (0, 1)
+    rig.say(A, Ack(1, ((2, 3),)))
+    assert service.take_work(1 << 20, now_ms + 2 + FLOW_MS) is not None  # none is to be expected: at once
+
+
+def test_what_an_operator_waits_for_does_not_wait_for_company() -> None:
+    rig = rig_with("one")
+    admin(rig, "queue.add", name="r")
+    assert rig.service.take_work(1 << 20, rig.now_ms) is not None
 
 
 # --- de-duplication ---------------------------------------------------------------------------------------------------------
@@ -496,7 +522,7 @@ def test_a_server_that_stops_being_active_tells_every_session_and_forgets() -> N
     rig.say(P, Send("q", bodies("two", first=2)))
     rig.service.close(REFUSED)
     assert {client for client, e in rig.turn() if e.command == REFUSED and e.request == 0} == {A, B, P}
-    assert rig.service.waiting_bytes == 0 and rig.service.idle and rig.service.take_work(1 << 20) is None
+    assert rig.service.waiting_bytes == 0 and rig.service.idle and rig.service.take_work(1 << 20, rig.now_ms) is None
     assert set(rig.service.counts().values()) == {0}
 
 

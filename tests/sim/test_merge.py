@@ -140,5 +140,5 @@ def test_a_merge_that_drops_a_batch_is_caught(monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(Merge, "_insert", broken)
     with pytest.raises(Failed, match=r"Violation.*(lacks|consumer has every message)"):
-        two_branches(1, 1)
+        two_branches(3, 1)
     assert dropped

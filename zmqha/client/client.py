@@ -126,8 +126,10 @@ class Client:
             batch = stream.add(record, flags)
             session.waiting_messages += 1
             session.waiting_bytes += len(record)
-            if stream.has_work():
-                session.speak(stream)
+            if speaks := stream.has_work():
+                session.note(stream)
+        if speaks:
+            engine.wake()
         return Handle(engine, batch)
 
     def send_many(

@@ -135,17 +135,17 @@ class Engine:
             self._end(error)
 
     def _turn(self) -> None:
-        for at in self._poll():
-            self._read(at)
+        for at, events in self._poll():
+            self._read(at, events)
         now = clock_ms()
         self.failover.tick(now, self.session.busy)
         self._carry_out(now)
-        self._send_all(now)
-        self.failover.tick(now, self.session.busy)
-        self._carry_out(now)
+        if self._send_all(now):
+            self.failover.tick(now, self.session.busy)  # an answer is due now
+            self._carry_out(now)
 
-    def _poll(self) -> list[int]:
-        """Wait; the links to read."""
+    def _poll(self) -> list[tuple[int, bool]]:
+        """Wait; the links to read, and whether their monitor has something to say."""
         blocked = [bool(link.waiting) for link in self._links]
         if self._poller is None or blocked != self._blocked:
             self._poller, self._blocked = self._make_poller(blocked), blocked
@@ -155,7 +155,9 @@ class Engine:
             self._wake_out.recv(64)
         self._awake = False  # before looking at what there is to do: who wakes us later finds it False
         return [
-            at for at, link in enumerate(self._links) if not link.is_closed() and (link.socket in ready or link.monitor in ready)
+            (at, link.monitor in ready)
+            for at, link in enumerate(self._links)
+            if (link.socket in ready or link.monitor in ready) and not link.is_closed()
         ]
 
     def _make_poller(self, blocked: list[bool]) -> zmq.Poller:
@@ -168,8 +170,11 @@ class Engine:
             poller.register(link.monitor, zmq.POLLIN)
         return poller
 
-    def _read(self, at: int) -> None:
-        """Frames before events: what came before a connection broke counts. Stops when the link is closed, replaced or not."""
+    def _read(self, at: int, events: bool) -> None:
+        """Frames before events: what came before a connection broke counts. Stops when the link is closed, replaced or not.
+
+        ``events``: look at the monitor too; a look costs as much as a frame, and it is level-triggered: what comes now is seen next.
+        """
         link = self._links[at]
         if link.is_closed():
             return
@@ -177,7 +182,7 @@ class Engine:
             self._receive(at, frames)
             if link.is_closed():
                 return
-        for event in link.events():
+        for event in link.events() if events else ():
             now = clock_ms()
             if event.connected:
                 self.failover.connected(at, now)
@@ -271,21 +276,26 @@ class Engine:
 
     # --- sending ------------------------------------------------------------------------------------------------------------
 
-    def _send_all(self, now: int) -> None:
+    def _send_all(self, now: int) -> bool:
+        """Say what there is to say; whether there was anything."""
+        asking = bool(self.session.requests)
         while self.abandoned:
             with self.session.lock:
                 subscription = self.abandoned.popleft()
                 subscription.close()
                 self.session.speak(subscription)
-        if self.session.requests:
+        if asking:
             self._ask_requests(now)
         server = self.failover.session
         if server is None or not self.session.speaking:
-            return
+            return asking
         link = self._links[server]
-        for frames in self.session.frames():
+        said = self.session.frames()
+        for frames in said:
             link.send(frames)
+        if said:
             self.failover.sent(now)
+        return asking or bool(said)
 
     def _ask_requests(self, now: int) -> None:
         with self.session.lock:

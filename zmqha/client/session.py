@@ -77,6 +77,10 @@ class Session:
         self._speaking.add(who)
         self._wake()
 
+    def note(self, who: Stream | Subscription) -> None:
+        """Likewise, and the caller wakes the I/O thread once it has let the lock go: woken before, that would stop at the lock."""
+        self._speaking.add(who)
+
     def stream(self, destination: str) -> Stream:
         """The stream to this destination, a new one if there is none."""
         stream = self.streams.get(destination)

@@ -113,6 +113,7 @@ class Broker:
         self._told_epoch = NO_EPOCH  # what clients see
         self._paused_until_ms = LONG_AGO
         self._commit_ms = LONG_AGO  # when the last one was begun
+        self._company_ms: int | None = None  # until then acknowledgements wait for a send to share its commit
         self._ha_news = True  # something that a row may rest on has happened
         self._ha_ms = LONG_AGO
         self._ha_due_ms = LONG_AGO  # when that is needed next
@@ -253,8 +254,8 @@ class Broker:
 
     def deadline_ms(self, now_ms: int) -> int:
         """When ``tick`` is needed next at the latest, if nothing happens."""
-        service = self.service.deadline_ms()
-        return self._ha_due_ms if service is None else min(self._ha_due_ms, service)
+        wanted = (self._ha_due_ms, self.service.deadline_ms(), self._company_ms)
+        return min(each for each in wanted if each is not None)
 
     def take_actions(self) -> list[Action]:
         """Everything to be done, in order: what changes a role first, then pages, then clients."""
@@ -369,13 +370,15 @@ class Broker:
     def _commit_more(self, now_ms: int) -> None:
         """Group commit: what waited while earlier commits ran goes into one transaction."""
         ha = self.ha
+        self._company_ms = None
         if ha.state not in SERVING or ha.step is not Step.NONE or (ha.state is State.ACTIVE and not ha.granted):
             return
         if now_ms < self._paused_until_ms:
             return
         while self._in_store < limits.COMMITS_IN_STORE and self.source.room and now_ms - self._commit_ms >= self.source.pause_ms:
-            work = self.service.take_work(limits.COMMIT_BYTES_MAX)
+            work = self.service.take_work(limits.COMMIT_BYTES_MAX, now_ms)
             if work is None:
+                self._company_ms = self.service.company_ms
                 return
             self._in_store += 1
             self._commit_ms = now_ms

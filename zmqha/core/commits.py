@@ -3,18 +3,23 @@
 Everything but a send is kept as *what changed* (queues whose cursor or row moved); a Work takes the state as it is then, and a
 Work that was undone only marks its queues as changed again. A send is kept as it is, gets its offset when a Work takes it, and is
 refused when that Work is undone. Replies ride along and leave in ``Service.released``.
+
+While sends flow, acknowledgements wait a moment for one, so that they share its commit. Sends never wait.
 """
 
 from collections import deque
 from typing import NamedTuple
 
 from zmqha.core.client_protocol import Acked, Reply
+from zmqha.core.contact import LONG_AGO
 from zmqha.core.log_index import ValueTable
 from zmqha.core.merge_report import MergeReport
 from zmqha.core.producers import Sequence
 from zmqha.core.queues import Queue
 from zmqha.core.work import Append, CursorRow, DestinationRow, ProducerRow, Work
 
+COMPANY_MS = 3  # what nobody waits for waits this long for a send to share its commit: about what a lone commit takes
+FLOW_MS = 20  # sends flow: the last one was taken less than this ago
 DROPPED_VALUES_MAX = 4096  # log values deleted in one transaction: a purged queue goes in pieces, not in one long stall
 
 
@@ -107,7 +112,8 @@ class Commits:
     """The line from accepted to durable."""
 
     __slots__ = (
-        "_accepted", "_last_number", "_last_value", "_next", "_outstanding", "_sends", "_values", "waiting_bytes",
+        "_accepted", "_alone_ms", "_last_number", "_last_send_ms", "_last_value", "_next", "_outstanding", "_sends", "_values",
+        "waiting_bytes",
     )  # fmt: skip
 
     def __init__(self, values: ValueTable, last_value: int) -> None:
@@ -118,6 +124,8 @@ class Commits:
         self._accepted = 0  # sends ever
         self._next = Ticket()  # everything but sends
         self._outstanding: deque[Ticket] = deque()
+        self._last_send_ms = LONG_AGO  # when a Work took one
+        self._alone_ms: int | None = None  # since when only acknowledgements and the like wait
         self.waiting_bytes = 0
 
     # --- filling ------------------------------------------------------------------------------------------------------------
@@ -183,8 +191,30 @@ class Commits:
         """Nothing waits and nothing is on its way (log values to be dropped do not count)."""
         return not (self._sends or self._outstanding or self._next.describes())
 
-    def take(self, max_bytes: int) -> Work | None:
-        """The next group commit; None if nothing waits."""
+    @property
+    def company_ms(self) -> int | None:
+        """When what waits for company goes alone; None if nothing does."""
+        return None if self._alone_ms is None else self._alone_ms + COMPANY_MS
+
+    def _waits_for_company(self, now_ms: int) -> bool:
+        """Nobody waits for an acknowledgement's answer, and a commit of its own would stand between two of sends."""
+        ticket, since_ms = self._next, self._alone_ms
+        self._alone_ms = None
+        if self._sends:
+            self._last_send_ms = now_ms
+            return False
+        flows = now_ms - self._last_send_ms < FLOW_MS
+        if not flows or ticket.described or ticket.dropped_queues or ticket.marks or not (ticket.touched or self._values.waiting):
+            return False
+        since_ms = now_ms if since_ms is None else since_ms
+        if now_ms - since_ms < COMPANY_MS:
+            self._alone_ms = since_ms
+        return self._alone_ms is not None
+
+    def take(self, max_bytes: int, now_ms: int) -> Work | None:
+        """The next group commit; None if nothing waits, or only what waits for company."""
+        if self._waits_for_company(now_ms):
+            return None
         ticket = self._next
         if self._values.waiting:
             ticket.dropped_values = self._values.collect(DROPPED_VALUES_MAX)

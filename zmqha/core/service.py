@@ -243,9 +243,15 @@ class Service:
 
     # --- the disks ----------------------------------------------------------------------------------------------------------
 
-    def take_work(self, max_bytes: int) -> Work | None:
-        """The next transaction: everything that waits, batches up to ``max_bytes`` (at least one); None if nothing waits."""
-        return self._desk.commits.take(max_bytes)
+    def take_work(self, max_bytes: int, now_ms: int) -> Work | None:
+        """The next transaction: everything that waits, batches up to ``max_bytes`` (at least one); None if nothing waits, or only
+        what waits for a send to share its transaction, until ``company_ms``."""
+        return self._desk.commits.take(max_bytes, now_ms)
+
+    @property
+    def company_ms(self) -> int | None:
+        """When ``take_work`` is to be called again although nothing new came; as of its last call."""
+        return self._desk.commits.company_ms
 
     def released(self, number: int, durability: Durability) -> None:
         """Every Work up to ``number`` is as durable as the state promises: answers leave, messages may be delivered."""
