@@ -19,7 +19,7 @@ from zmqha.core.queues import Queue
 from zmqha.core.work import Append, CursorRow, DestinationRow, ProducerRow, Work
 
 COMPANY_MS = 3  # what nobody waits for waits this long for a send to share its commit: about what a lone commit takes
-FLOW_MS = 20  # sends flow: the last one was taken less than this ago
+FLOW_MS = 20  # sends flow: one was on its way to the disks less than this ago
 DROPPED_VALUES_MAX = 4096  # log values deleted in one transaction: a purged queue goes in pieces, not in one long stall
 
 
@@ -124,7 +124,7 @@ class Commits:
         self._accepted = 0  # sends ever
         self._next = Ticket()  # everything but sends
         self._outstanding: deque[Ticket] = deque()
-        self._last_send_ms = LONG_AGO  # when a Work took one
+        self._last_send_ms = LONG_AGO  # when one was last seen waiting or on its way
         self._alone_ms: int | None = None  # since when only acknowledgements and the like wait
         self.waiting_bytes = 0
 
@@ -197,16 +197,20 @@ class Commits:
         return None if self._alone_ms is None else self._alone_ms + COMPANY_MS
 
     def _waits_for_company(self, now_ms: int) -> bool:
-        """Nobody waits for an acknowledgement's answer, and a commit of its own would stand between two of sends."""
+        """Nobody waits for an acknowledgement's answer, and a commit of its own would stand between two of sends.
+
+        While a send is on its way the next one is about to come: most producers send it when they see the confirm.
+        """
         ticket, since_ms = self._next, self._alone_ms
         self._alone_ms = None
-        if self._sends:
+        if self._sends or any(each.sends for each in self._outstanding):
             self._last_send_ms = now_ms
-            return False
         flows = now_ms - self._last_send_ms < FLOW_MS
-        if not flows or ticket.described or ticket.dropped_queues or ticket.marks or not (ticket.touched or self._values.waiting):
+        if self._sends or not flows or ticket.described or ticket.dropped_queues or ticket.marks:
             return False
-        since_ms = now_ms if since_ms is None else since_ms
+        if not (ticket.touched or self._values.waiting):
+            return False
+        since_ms = max(self._last_send_ms, now_ms if since_ms is None else since_ms)
         if now_ms - since_ms < COMPANY_MS:
             self._alone_ms = since_ms
         return self._alone_ms is not None
