@@ -552,6 +552,16 @@ def test_t14_o2_pairing_is_durable_before_the_grant_goes_out() -> None:
     assert rig.grants()[0].position == rig.ha.position
 
 
+def test_t14_pairs_above_the_epoch_that_the_peer_served_alone_in() -> None:
+    """Clients whom that one served drop what is not above it."""
+    rig = Rig().feeding()
+    rig.say(epoch=Epoch(9, 9))
+    rig.run(1400)
+    pair = rig.asked(act.PairUp)[0]
+    assert isinstance(pair, act.PairUp)
+    assert pair.epoch.counter > 9
+
+
 def test_t14_waits_five_seconds_after_a_flap_and_one_after_a_restart_of_the_peer() -> None:
     rig = Rig().feeding()
     rig.run(500)

@@ -22,7 +22,7 @@ from zmqha.client.consumer import Subscription
 from zmqha.client.failover import Failover
 from zmqha.client.url import Options
 from zmqha.core import ha
-from zmqha.core.actions import Action, Claim, Follow, PairUp
+from zmqha.core.actions import Action, Claim, Commit, Follow, PairUp
 from zmqha.core.acts import Acts
 from zmqha.core.broker import Broker
 from zmqha.core.contact import Contact
@@ -210,13 +210,18 @@ def o5_confirm_before_the_peer_has_it(patch: Patch) -> None:
 
 
 def o5_confirm_alone_before_the_flush(patch: Patch) -> None:
-    durable = Broker._durable_txn
+    durable, commit_more = Broker._durable_txn, Broker._commit_more
 
     def broken(self: Broker) -> int:
         alone = self.ha.state is State.STANDALONE and self.ha.step is Step.NONE
         return self._unconfirmed[-1][1] if alone and self._unconfirmed else durable(self)
 
+    def early(self: Broker, now_ms: int) -> None:
+        commit_more(self, now_ms)
+        self._actions = [each._replace(early=True) if isinstance(each, Commit) else each for each in self._actions]
+
     patch.setattr(Broker, "_durable_txn", broken)
+    patch.setattr(Broker, "_commit_more", early)
 
 
 def o5_confirm_before_the_own_flush(patch: Patch) -> None:
@@ -452,7 +457,7 @@ PLANTED: dict[str, Planted] = {
     "O4 an epoch without a nonce": Planted(o4_no_nonce, Story(scenarios.two_that_serve_meet, SEEDS), "one of two epochs stops"),
     "O5 confirm before the peer has it": Planted(o5_confirm_before_the_peer_has_it, Runs(3), "O5"),
     "O5 confirm alone before the flush": Planted(o5_confirm_alone_before_the_flush, Runs(3), "O5"),
-    "O5 confirm before the own flush": Planted(o5_confirm_before_the_own_flush, Runs(3), "O5"),
+    "O5 confirm before the own flush": Planted(o5_confirm_before_the_own_flush, Runs(6), "O5"),
     "O5 acknowledge before the journal is durable": Planted(o5_acknowledge_before_the_journal_is_durable, Runs(3), "O5"),
     "O5 acknowledgements of any epoch count": Planted(
         o5_acks_of_any_epoch_count,
@@ -499,7 +504,7 @@ PLANTED: dict[str, Planted] = {
         Unit("tests.client.test_consumer", "test_in_the_store_of_another_branch_known_offsets_are_forgotten_and_shown_again"),
         "another_branch",
     ),
-    "a damaged server stays": Planted(a_damaged_server_stays, Runs(3, {"rot": 3, "kill": 1}), "damaged"),
+    "a damaged server stays": Planted(a_damaged_server_stays, Runs(6, {"rot": 3, "kill": 1}), "damaged"),
     "no de-duplication": Planted(drop_dedupe, Runs(3, {"kill": 3, "client": 6}), "stored twice"),
     "PAIRED may resume alone": Planted(paired_resumes_alone, Story(scenarios.the_stale_one_returns_first), STALE),
     "the plain rule": Planted(the_plain_rule, Runs(10, PLAIN, datagrams=False), STALE),

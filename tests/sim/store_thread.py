@@ -88,6 +88,7 @@ class StoreThread:
         self._told_rot = False
         self._counted_rot = False  # the sums of the copy are those of a flipped bit too
         self._halted = False  # a commit came upon a flipped bit
+        self._written: Txn | None = None  # by the commit that is to be flushed
         self._as_it_is = False  # an operator promoted this very store
         clock.after(SCRUB_MS, self._scrub)
 
@@ -174,7 +175,7 @@ class StoreThread:
             return [(0, lambda: None)]
         match action:
             case act.Commit():
-                return [(quick, lambda: self._commit(action)), (sync, self._flush_commit)]
+                return [(quick, lambda: self._commit(action)), (sync, lambda: self._flush_commit(action))]
             case act.Journal():
                 chunks = [action.chunk]
                 while self._inbox and isinstance(self._inbox[0], act.Journal):
@@ -251,13 +252,18 @@ class StoreThread:
         self._disk.write(txn.position, synced=False)
         if self._comes_upon_rot():
             return
-        self._report(ev.Committed(action.work.number, _shipment(txn), None))
+        self._written = txn
+        if action.early:
+            self._report(ev.Committed(action.work.number, _shipment(txn), None))
 
-    def _flush_commit(self) -> None:
-        if self._halted or self._disk.position is None:
+    def _flush_commit(self, action: act.Commit) -> None:
+        txn, self._written = self._written, None
+        if txn is None:
             return
         self._disk.flush()
-        self._report(ev.Flushed(self._disk.position.txn))
+        self._report(ev.Flushed(txn.position.txn))
+        if not action.early:
+            self._report(ev.Committed(action.work.number, _shipment(txn), None))
 
     def _comes_upon_rot(self) -> bool:
         """Did this transaction change the page that has rotted: then it has no other answer, and nothing is done until StandDown."""

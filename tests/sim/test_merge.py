@@ -78,7 +78,7 @@ def test_a_merge_that_is_interrupted_begins_again_and_loses_nothing(seed: int, d
     assert done[-1]["merged"] > 0
 
 
-@pytest.mark.parametrize("seed", [*range(6), *range(7, 17)])  # in seed 6 both are down for most of the time
+@pytest.mark.parametrize("seed", range(16))
 def test_random_faults_with_a1_broken_lose_no_promise(seed: int) -> None:
     assert run_seed(seed, kinds=SPLIT, rate=0.04, fault_ms=12_000, split=True).promises > 50
 
@@ -140,5 +140,5 @@ def test_a_merge_that_drops_a_batch_is_caught(monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(Merge, "_insert", broken)
     with pytest.raises(Failed, match=r"Violation.*(lacks|consumer has every message)"):
-        two_branches(3, 1)
+        two_branches(1, 1)
     assert dropped

@@ -19,6 +19,7 @@ FOUND = {  # seeds that once found a bug, and what it was (when the simulation i
     5203: "a source that went on alone before its grant was taken forgot its follower",
     70387: "the simulator's own: a claim that takes seconds, meanwhile the dead peer is back",
     5001593: "the simulator's own: it looked at the stores while a server was frozen",
+    300661383: "a lone server shipped what it had not flushed, and lost it with the power: its follower passed for a branch",
     166174271: "the simulator's own: nobody started a server that stopped on a stalled disk",
     1493: "two STANDALONE: the gateway answers again at once after a LAN cut, TCP does not",
 }

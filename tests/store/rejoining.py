@@ -97,7 +97,7 @@ class Machine:
         dropped = (self.value - 15,) if self.value > 15 and rng.random() < 0.8 else ()
         rows = (ProducerRow(rng.randrange(200), 1, self.number),)
         work = Work(self.number, self.value, appends, producers=rows, dropped_values=dropped)
-        (said,) = [each for each in self.do(Commit(work, self.epoch, peer_high, 0)) if isinstance(each, Committed)]
+        (said,) = [each for each in self.do(Commit(work, self.epoch, True, peer_high, 0)) if isinstance(each, Committed)]
         self.position = said.shipment.position
         return said.shipment
 

@@ -90,7 +90,7 @@ class Pair:
             (CursorRow(1, self.number, (), ()),),
             dropped_values=dropped,
         )
-        self.a.thread._do(Commit(work, EPOCH, 0, 0))
+        self.a.thread._do(Commit(work, EPOCH, True, 0, 0))
         committed = self.a.events[-2]
         assert isinstance(committed, CommittedEvent)
         return committed.shipment
@@ -231,7 +231,7 @@ def test_a_commit_that_copies_a_damaged_page_is_told_to_nobody(pair: Pair) -> No
     flip(pair.a.path, *page_and_place)
     said = len(pair.a.events)
     for _ in range(2):  # the second was on its way already
-        pair.a.thread._do(Commit(Work(99, 99, (Append(1, 99, 1, b"x"),)), EPOCH, 0, 0))
+        pair.a.thread._do(Commit(Work(99, 99, (Append(1, 99, 1, b"x"),)), EPOCH, True, 0, 0))
 
     (damaged,) = pair.a.events[said:]
     assert isinstance(damaged, Damaged) and damaged.halted and f"page {page_and_place[0]} " in damaged.why
@@ -347,7 +347,7 @@ def test_under_load_a_build_and_a_scrub_get_their_slices(pair: Pair, monkeypatch
     monkeypatch.setattr(thread.scrub, "step", lambda at_s: (steps.append(at_s), step(at_s))[1])
     for _ in range(4000):
         now_s[0] += 0.01
-        thread.put(Commit(Work(0, 0), EPOCH, 0, -1))  # refused by its attempt, if it were done
+        thread.put(Commit(Work(0, 0), EPOCH, True, 0, -1))  # refused by its attempt, if it were done
         assert thread._next() is not None
     assert 4 <= len(steps) <= 50, "never idle, and yet"
 

@@ -125,11 +125,13 @@ class Journal(NamedTuple):
 
 
 class Commit(NamedTuple):
-    """One transaction. Answer: ``Committed`` once it is written and may be shipped, then ``Flushed``; or ``CommitRefused``, or
-    ``Damaged`` and nothing more."""
+    """One transaction. Answer: ``Committed`` and ``Flushed``; or ``CommitRefused``, or ``Damaged`` and nothing more. ``early``: the
+    first of them as soon as it is written, so that it is shipped meanwhile. Only while the peer's confirm counts: one that follows a
+    server that is alone must not hold what a power cut takes from that one, or it would pass for a branch of its own."""
 
     work: Work
     epoch: Epoch
+    early: bool
     peer_high: int
     attempt: int  # how many CommitRefused the broker has seen; the store drops what was sent before it saw the last one
 

@@ -42,8 +42,7 @@ class Acts(Guards):
 
     def claim(self, now_ms: int, reason: str) -> None:
         """Serve alone: SOLE(e+1) durable before the first lone confirmation (O1)."""
-        peer_counter = self.contact.beat.epoch.counter if self.contact.beat else 0
-        epoch = Epoch(max(self.facts.epoch.counter, self.epoch.counter, peer_counter) + 1, self.random.getrandbits(64))
+        epoch = self._next_epoch()
         self.facts = self.facts._replace(epoch=epoch, standing=Standing.SOLE, reason=reason, doubted=False)
         # Since when nobody served, as far as this node knows: an active server never stopped for its own clients.
         since = max(self.contact.contact_ms, self.started_ms)
@@ -55,12 +54,17 @@ class Acts(Guards):
 
     def pair_up(self, now_ms: int, reason: str) -> None:
         """ACTIVE: confirms are held from here on until the peer has accepted (O2)."""
-        epoch = Epoch(max(self.facts.epoch.counter, self.epoch.counter) + 1, self.random.getrandbits(64))
+        epoch = self._next_epoch()
         self.facts = self.facts._replace(epoch=epoch, standing=Standing.PAIRED, reason=reason)
         self.granted = self.right = self.damage_accepted = False
         self.step = Step.PAIR
         self.enter(State.ACTIVE, reason, now_ms)
         self.actions.append(PairUp(self.facts, epoch, reason, self.peer_holds))
+
+    def _next_epoch(self) -> Epoch:
+        """Above every one that is known, the peer's too: a client that a loser served alone drops what is not above its epoch."""
+        peer_counter = self.contact.beat.epoch.counter if self.contact.beat else 0
+        return Epoch(max(self.facts.epoch.counter, self.epoch.counter, peer_counter) + 1, self.random.getrandbits(64))
 
     def follow(self, now_ms: int) -> None:
         self.merging = False

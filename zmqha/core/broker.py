@@ -382,7 +382,8 @@ class Broker:
                 return
             self._in_store += 1
             self._commit_ms = now_ms
-            self._actions.append(Commit(work, ha.epoch, self.source.acked.txn, self._attempt))
+            early = ha.state is State.ACTIVE
+            self._actions.append(Commit(work, ha.epoch, early, self.source.acked.txn, self._attempt))
 
     def _durable_txn(self) -> int:
         """O5: the last transaction that may be confirmed to clients now."""

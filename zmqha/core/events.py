@@ -98,8 +98,8 @@ class Claimed(NamedTuple):
 
 
 class Committed(NamedTuple):
-    """Work ``number`` is written here and ready for the peer; ``Flushed`` follows. ``lineage`` is set when the transaction was a
-    lineage record: that one is flushed."""
+    """Work ``number`` is written here and ready for the peer; ``Flushed`` follows, or came before (``Commit.early``). ``lineage`` is
+    set when the transaction was a lineage record: that one is flushed."""
 
     number: int
     shipment: Shipment

@@ -259,9 +259,13 @@ class StoreThread(threading.Thread):
             return
         self._unmeasured_bytes += shipment.size
         crash_point("after_local_commit")
-        self._report(Committed(action.work.number, shipment, None))  # it leaves for the peer while this disk makes it durable
+        done = Committed(action.work.number, shipment, None)
+        if action.early:
+            self._report(done)  # it leaves for the peer while this disk makes it durable
         self._store.flush()
         self._put_aside(Flushed(shipment.position.txn))
+        if not action.early:
+            self._report(done)
 
     def _halt(self, error: StoreDamaged) -> None:
         """What was committed may hold damage, under sums that agree with it: nobody gets it, nobody is told that it is there."""
