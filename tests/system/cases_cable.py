@@ -156,7 +156,7 @@ def half_open(run: Run) -> None:
             it.lab.net.heal()
 
 
-@case("N15", "faults of all classes drawn at random, 3 to 10 s apart", quick=12, full=200, mark="lab", timeout_s=420)
+@case("N15", "faults of all classes drawn at random, 3 to 10 s apart", quick=8, full=200, mark="lab", timeout_s=420)
 def nemesis(run: Run) -> None:
     with split(run, timers={"flap_stable_ms": 50}, wire=True, disk_mib=DISK_MIB) as it:
         it.late_confirms = it.refused = True

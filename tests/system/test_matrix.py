@@ -14,7 +14,7 @@ from tests.system.measure import FULL
 FULL_FACTOR = 20
 # What every change runs through, about four minutes: a case or two of each kind that no other test has (images
 # after a power cut: tests/store). Everything: the command.
-SHORT = {"P1", "P8", "N5", "N8", "N15", "K1", "R1", "B14"}
+SHORT = {"P1", "N5", "N8", "N15", "K1", "R1"}
 
 
 def parameters() -> list[object]:
