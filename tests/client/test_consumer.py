@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zmqha.client.consumer import HELD_RANGES_MAX, Stage, Subscription
+from zmqha.client.consumer import HELD_RANGES_MAX, WINDOW_MIN, Stage, Subscription
 from zmqha.client.ranges import Ranges
 from zmqha.client.receiver import _Desk
 from zmqha.client.session import Session
@@ -26,7 +26,7 @@ def buffered(subscription):
 def opened(prefetch=100) -> Subscription:
     subscription = Subscription(5, "q", prefetch)
     (command,) = subscription.take()
-    assert command == Subscribe(5, "q", prefetch, command.bytes, ())
+    assert command == Subscribe(5, "q", min(prefetch, WINDOW_MIN), command.bytes, ())
     subscription.subscribed([])
     return subscription
 
@@ -217,6 +217,49 @@ def test_an_old_copy_that_is_acknowledged_settles_the_new_one_that_waits():
     assert subscription.ack(0)
     assert not subscription.buffer and subscription.losses > losses
     assert subscription.take() == [Ack(5, ((0, 1),))]
+
+
+def round_trip(subscription, at, finished):
+    """Acknowledge one message, and more of them until the answer comes; the next offset, and what is said then."""
+    subscription.deliver(delivery(at, 1 + finished))
+    subscription.ack(at)
+    (first,) = subscription.take()
+    for offset in range(at + 1, at + 1 + finished):
+        subscription.ack(offset)
+    said = subscription.take()  # on its way already; not what the answer is for
+    subscription.acked(first.ranges, first.ranges)
+    for ack in said:
+        subscription.acked(ack.ranges, ack.ranges)
+    return at + 1 + finished, subscription.take()
+
+
+def test_a_consumer_that_is_quicker_than_a_round_trip_gets_more_up_to_its_prefetch():
+    subscription, at, windows = opened(prefetch=1000), 0, []
+    for _ in range(6):
+        at, said = round_trip(subscription, at, subscription.window // 2)
+        windows += [credit.messages for credit in said]
+    assert windows == [200, 400, 800, 1000]
+    subscription.lost()
+    assert subscription.take()[0].messages == 1000  # a takeover begins where it was
+
+
+def test_a_slow_consumer_keeps_little_from_the_others():
+    subscription, at = opened(prefetch=1000), 0
+    for _ in range(4):
+        at, said = round_trip(subscription, at, 49)
+        assert said == []
+    for _ in range(4):
+        at, _ = round_trip(subscription, at, subscription.window)
+    windows = []
+    for _ in range(5):
+        at, said = round_trip(subscription, at, 3)
+        windows += [credit.messages for credit in said]
+    assert windows == [500, 250, 125, 100]
+
+
+def test_a_small_prefetch_is_what_is_outstanding():
+    subscription = opened(prefetch=7)
+    assert round_trip(subscription, 0, 6)[1] == []
 
 
 STEPS = st.lists(

@@ -185,8 +185,8 @@ class Client:
     ) -> Consumer:
         """Iterate over a queue's messages; the loop survives failovers. See ``Consumer`` for when a message is acknowledged.
 
-        ``prefetch``: messages outstanding at most; ``ack``: auto or manual; ``timeout``: seconds without a message after which
-        the loop ends (None: never). Raises NoSuchDestination, LimitReached, FailoverTimeout.
+        ``prefetch``: messages outstanding at most (1 for long jobs that many share); ``ack``: auto or manual; ``timeout``: seconds
+        without a message after which the loop ends (None: never). Raises NoSuchDestination, LimitReached, FailoverTimeout.
         """
         changes = {"prefetch": prefetch, "ack": ack}
         options = parse("zmqha://x", **changes).options if prefetch is not None or ack is not None else self.options

@@ -42,7 +42,7 @@ class Options:
 
     client_id: str = ""  # for the server's logs and limits; made up when empty
     name: str = ""  # what people call this client; goes into a made-up client_id
-    prefetch: int = 100  # messages a consumer may have outstanding
+    prefetch: int = 1000  # messages a consumer may have outstanding at most
     ack: str = "auto"  # auto: when the loop asks for the next message; manual: msg.ack()
     connect_timeout: float = 5.0  # how long connect() looks for the active server
     failover_timeout: float = 60.0  # how long a call waits while no server is active; 0 = not at all, -1 = for ever
