@@ -90,6 +90,7 @@ class Bench:
         return {"p50_us": percentile(times, 0.5) / 1000, "p99_us": percentile(times, 0.99) / 1000, **figures}
 
     def _pipelined(self, count: int, size: int) -> dict[str, float]:
+        self._disk.measure()
         start = soon()
         figures, _ = self._run([Pipelined(QUEUE, size, start, seconds=self._arguments.seconds) for _ in range(count)])
         return {"msg/s": figures["msg/s"], "MB/s": figures["msg/s"] * size / 1e6, **figures}

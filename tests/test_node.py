@@ -10,7 +10,7 @@ from zmqha.core.actions import Action, SendToClient
 from zmqha.core.events import ControlIn, FactsSaved
 from zmqha.core.peer_protocol import Drop, Session, encode
 from zmqha.server.node import Network, Node, clock_ms
-from zmqha.store.writer import Space
+from zmqha.store.gauge import NOT_MEASURED
 from zmqha.transport.clients import Clients, Sent
 from zmqha.transport.mailbox import Mailbox
 from zmqha.transport.reactor import Reactor
@@ -106,7 +106,7 @@ class ToyClients:
 
 
 class ToyStore:
-    space = Space(1.0, 1, 1)
+    space = NOT_MEASURED
 
 
 def toy_node(links: list[ToyLink]) -> tuple[Node, ToyBroker]:

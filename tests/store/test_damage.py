@@ -291,8 +291,8 @@ def test_damage_before_the_passive_has_its_sums_shows_in_the_digest_of_the_next_
 
 def the_pages(side: Side) -> tuple[Position, int]:
     """As the reactor is told."""
-    side.thread._measured_s = 0.0
-    side.thread._measure_space()
+    side.thread._gauge.spoil()
+    side.thread._look_around()
     return side.thread.pages
 
 

@@ -34,7 +34,8 @@ from zmqha.core.peer_protocol import Beat, decode_bulk, decode_control, encode
 from zmqha.core.timers import STORE_STUCK_MS
 from zmqha.errors import ProtocolError
 from zmqha.server.config import Route
-from zmqha.store.writer import Space, StoreThread
+from zmqha.store.gauge import DiskSpace
+from zmqha.store.writer import StoreThread
 from zmqha.transport.bulk import BulkFollower, BulkSource
 from zmqha.transport.clients import Clients, Sent
 from zmqha.transport.datagrams import Datagrams
@@ -122,7 +123,7 @@ class Node:
         self._faults_told = 0
         self._fault_line_ms = 0
         self._store_look_ms = 0
-        self._space_seen: Space | None = None
+        self._space_seen: DiskSpace | None = None
         self._absent_told: tuple[str, ...] = ()
         self._store_seen = (0, clock_ms())  # (what it has done, when that last moved)
         self._links: frozenset[Waitable | None] = frozenset()  # the sockets of the links that the reactor watches

@@ -14,9 +14,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import NamedTuple
 
-from zmqha.core import limits
 from zmqha.core.actions import (
     PAIR_NUMBER,
     Claim,
@@ -60,6 +58,7 @@ from zmqha.store import lmdb_store
 from zmqha.store.copy_source import CopySource
 from zmqha.store.crash import crash_point
 from zmqha.store.following import Following, Voice
+from zmqha.store.gauge import MEASURE_S, NOT_MEASURED, Gauge
 from zmqha.store.handover import Handover
 from zmqha.store.inspection import inspect, set_store_aside
 from zmqha.store.lmdb_store import LmdbStore
@@ -72,16 +71,6 @@ log = logging.getLogger("zmqha.store")
 
 QUIET_S = 0.003  # applying waits for this much quiet: it would compete with the acknowledgement that goes out just now
 KEPT_LOOK_S = 3600.0  # how often kept stores are looked through for what may go
-MEASURE_S = 0.5  # how often the free space is asked for
-MEASURE_BYTES = 2 * limits.MIB  # and after this much was committed: a fast disk fills quickly
-
-
-class Space(NamedTuple):
-    """What is left on the disk under the store."""
-
-    free_share: float
-    free_bytes: int  # of the file system, and inside the store's file, which never shrinks
-    used_bytes: int  # of the store's file, without what is free inside it
 
 
 class StoreThread(threading.Thread):
@@ -96,7 +85,7 @@ class StoreThread(threading.Thread):
         self.progress = 0  # actions done; read by the reactor
         self.asked = 0  # actions put; written by the reactor only
         self.moves = 0  # rises while one long action goes on; read by the reactor
-        self.space = Space(1.0, 1 << 62, 0)  # replaced every second; read by the reactor
+        self.space = NOT_MEASURED  # replaced by every look at the disk; read by the reactor
         self.scrubbed = Scrubbed()  # likewise
         self.pages = (NOWHERE, NOT_KNOWN)  # likewise: the digest of all pages, and where the store stood then
         self.scrub = Scrub(directory / STORE_FILE, scrub_mib_per_s)
@@ -117,8 +106,7 @@ class StoreThread(threading.Thread):
         self._position: Position | None = None  # of the store while it is closed
         self._refusals = 0
         self._halted = False  # a commit came upon damage: nothing more is done with the open store
-        self._measured_s = 0.0
-        self._unmeasured_bytes = 0  # committed since
+        self._gauge = Gauge(directory)
 
     def put(self, action: StoreAction) -> None:
         """Called by the reactor."""
@@ -154,9 +142,9 @@ class StoreThread(threading.Thread):
                     self._flush()
                 else:
                     self._background()
-                    self._measure_space()
+                    self._look_around()
                 continue
-            self._measure_space()
+            self._look_around()
             if action is None:
                 return None
             if self._following.unflushed and (not isinstance(action, Journal) or self._following.must_flush):
@@ -257,7 +245,7 @@ class StoreThread(threading.Thread):
         except StoreDamaged as error:
             self._halt(error)
             return
-        self._unmeasured_bytes += shipment.size
+        self._gauge.committed(shipment.size)
         crash_point("after_local_commit")
         done = Committed(action.work.number, shipment, None)
         if action.early:
@@ -415,35 +403,24 @@ class StoreThread(threading.Thread):
     def _save(self, facts: NodeFacts) -> None:
         self._state.save(facts)
 
-    def _measure_space(self) -> None:
+    def _look_around(self) -> None:
+        """At the disk, and at what is told with it."""
         now_s = time.monotonic()
-        if now_s - self._measured_s < MEASURE_S and self._unmeasured_bytes < MEASURE_BYTES:
+        if not self._gauge.due(now_s):
             return
-        self._measured_s, self._unmeasured_bytes = now_s, 0
         if now_s - self._kept_look_s > KEPT_LOOK_S:
             self._kept_look_s = now_s
             if gone := self._handover.kept.expire():
                 log.info("kept.expired", extra={"fields": (("names", ", ".join(gone)),)})
-        place = os.statvfs(self._directory)
-        room = self._store.reusable_bytes() if self._store is not None else 0
-        used = self._store.file_bytes - room if self._store is not None else self._closed_bytes()
-        free = place.f_bavail * place.f_frsize + room
         self.scrubbed = self.scrub.counts()
         self.pages = self._following.pages if self._store is None else (self._store.position, self._store.census.digest)
-        self.space = Space(min(1.0, free / max(1, place.f_blocks * place.f_frsize)), free, used)
+        self.space = self._gauge.measure(self._store, now_s)
 
     def _say_full(self, error: StoreFull) -> None:
-        """With a measure of this moment: an older one would say that there is room."""
-        self._measured_s = 0.0
-        self._measure_space()
+        """With a look of this moment: an older one would say that there is room."""
+        self._gauge.spoil()
+        self._look_around()
         self._report(JournalFull(error))
-
-    def _closed_bytes(self) -> int:
-        """What the store takes on the disk while LMDB does not have it open."""
-        try:
-            return (self._directory / STORE_FILE).stat().st_blocks * 512
-        except FileNotFoundError:
-            return 0
 
     def _close_all(self) -> None:
         self._stop_copy()
