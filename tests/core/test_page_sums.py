@@ -23,6 +23,25 @@ def test_a_run_of_units_gives_each_unit_at_its_first_page() -> None:
     assert units_of(run(13, 3), SIZE, [(13, 3)], []) == [units[2]]
 
 
+@pytest.mark.parametrize("pages", [1, 2, 5])
+def test_many_units_alike_are_found_as_if_each_were_looked_at_alone(pages: int) -> None:
+    firsts = range(10, 10 + 200 * pages, pages)
+    payload = b"".join(run(page, pages) for page in firsts)
+    alone = [units_of(run(page, pages), SIZE, [(page, pages)], [])[0] for page in firsts]
+    assert units_of(payload, SIZE, [(10, 200 * pages)], []) == alone
+    other = 10 + 199 * pages
+    units = units_of(payload + run(other + pages, 7) + run(other + pages + 7, 1), SIZE, [(10, 200 * pages + 8)], [])
+    assert [page for page, _ in units] == [*firsts, other + pages, other + pages + 7]
+
+
+@pytest.mark.parametrize("bad", [run(999, 2), run(70, 3), run(70, 2, flags=0x10)], ids=["another page", "longer", "other flags"])
+def test_one_that_differs_among_units_alike_is_refused(bad: bytes) -> None:
+    payload = bytearray(b"".join(run(page, 2) for page in range(10, 110, 2)))
+    payload[60 * SIZE : 62 * SIZE] = bad[: 2 * SIZE]
+    with pytest.raises(ProtocolError):
+        units_of(bytes(payload), SIZE, [(10, 100)], [])
+
+
 def test_the_same_bytes_on_another_page_have_another_sum() -> None:
     here, there = units_of(b"x" * 40, SIZE, [], [(5, 20, SIZE - 20)]), units_of(b"x" * 40, SIZE, [], [(6, 20, SIZE - 20)])
     assert here[0][1] != there[0][1]

@@ -32,7 +32,7 @@ from typing import NamedTuple
 
 import xxhash
 
-from zmqha.core.page_sums import Units
+from zmqha.core.page_sums import Units, units_alike
 from zmqha.core.shipment import META_BODY_BYTES, Pages
 from zmqha.errors import StoreDamaged
 
@@ -47,6 +47,7 @@ _FIRST_PAGE_SIZE_AT = 40  # md_pad of the free database in meta page 0
 _CHILD_MASK = (1 << 48) - 1
 _BRANCH, _LEAF, _OVERFLOW, _META, _LEAF2 = 1, 2, 4, 8, 0x22
 _HEADER_BYTES = 16
+_FLAGS_AT = 10  # in a page's header
 _BIGDATA = 1
 _NODE_BYTES = 16  # of a record of the free database before its value: node and key
 
@@ -347,6 +348,8 @@ def spoilt_copies(buf: memoryview, psize: int, units: Units) -> list[int]:
     found = []
     for page, total in units:
         at = page * psize
+        if buf[at + _FLAGS_AT] == _OVERFLOW:  # nearly all of what a drained queue frees
+            continue
         _, _, flags, lower, upper = _header(buf, at)
         if flags in (_LEAF, _BRANCH):  # asked for with every commit: half the time of ``unit_at``
             held = _sum_of(b"".join((buf[at : at + lower], buf[at + upper : at + psize])), page)
@@ -381,37 +384,33 @@ def collect(buf: memoryview, psize: int, pages: Sequence[int]) -> Pages:
     runs: list[tuple[int, int]] = []
     compact: list[tuple[int, int, int]] = []
     pieces: list[memoryview] = []
-    first = length = index = 0  # the run being joined
-    total = len(pages)
-    if total and (pages[-1] + 1) * psize > len(buf):
+    if pages and (pages[-1] + 1) * psize > len(buf):
         raise StoreDamaged(f"page {pages[-1]} lies behind the end of the store file")
-    while index < total:
-        page = pages[index]
-        at = page * psize
-        number, _, flags, lower, upper = _header(buf, at)
-        if number != page:
-            raise StoreDamaged(f"page {page} says it is page {number}")
-        if flags in (_LEAF, _BRANCH):
-            if not _HEADER_BYTES <= lower <= upper <= psize:
-                raise StoreDamaged(f"page {page} has the hole [{lower}, {upper})")
-            compact.append((page, lower, upper))
-            pieces.append(buf[at : at + lower])
-            pieces.append(buf[at + upper : at + psize])
-            index += 1
-            continue
-        count = lower | upper << 16 if flags == _OVERFLOW else 1
-        if flags not in (_OVERFLOW, _LEAF2):
-            raise StoreDamaged(f"page {page} has flags {flags:#x}")
-        if count < 1 or index + count > total or pages[index + count - 1] != page + count - 1:
-            raise StoreDamaged(f"the overflow run of {count} pages at {page} is not whole")
-        if length and page == first + length:
-            length += count
-        else:
-            if length:
-                runs.append((first, length))
-            first, length = page, count
-        index += count
-    if length:
-        runs.append((first, length))
+    for begin, together in runs_of(pages):
+        page, end = begin, begin + together
+        first = page  # of the run being joined
+        while page < end:
+            at = page * psize
+            number, _, flags, lower, upper = _header(buf, at)
+            if number != page:
+                raise StoreDamaged(f"page {page} says it is page {number}")
+            if flags in (_LEAF, _BRANCH):
+                if not _HEADER_BYTES <= lower <= upper <= psize:
+                    raise StoreDamaged(f"page {page} has the hole [{lower}, {upper})")
+                compact.append((page, lower, upper))
+                pieces.append(buf[at : at + lower])
+                pieces.append(buf[at + upper : at + psize])
+                if page > first:
+                    runs.append((first, page - first))
+                page = first = page + 1
+                continue
+            count = lower | upper << 16 if flags == _OVERFLOW else 1
+            if flags not in (_OVERFLOW, _LEAF2):
+                raise StoreDamaged(f"page {page} has flags {flags:#x}")
+            if not 1 <= count <= end - page:
+                raise StoreDamaged(f"the overflow run of {count} pages at {page} is not whole")
+            page += count * units_alike(buf, at, psize, page, count, (end - page) // count)
+        if page > first:
+            runs.append((first, page - first))
     whole = [buf[page * psize : (page + count) * psize] for page, count in runs]
     return Pages(runs, compact, b"".join(whole + pieces))
