@@ -1,6 +1,7 @@
 """The loop around the broker: what the node itself says."""
 
 import os
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -56,7 +57,8 @@ class ToyLink:
 class ToyBroker:
     """Writes down what it hears and does. Decides when it is time, or because of FactsSaved."""
 
-    reads_clients = awaits_flush = False
+    reads_clients = False
+    group_commit = SimpleNamespace(awaits_flush=False)
     protocol_faults = 0
 
     def __init__(self) -> None:

@@ -80,23 +80,23 @@ def test_a_commit_is_releasable_only_under_the_epoch_in_which_the_peer_acknowled
     cluster = pair()
     cluster.run(500)
     broker = process(cluster, "a").broker
-    assert broker._durable_txn() > 0
+    assert broker.group_commit.durable_txn() > 0
     broker.source.acked = broker.source.acked._replace(epoch=Epoch(1, 1))
-    assert broker._durable_txn() == -1
+    assert broker.group_commit.durable_txn() == -1
 
 
 @pytest.mark.parametrize("step", [Step.CLAIM, Step.PAIR, Step.INSPECT])
 def test_nothing_is_releasable_while_a_durable_step_runs(step: Step) -> None:
     broker = process(pair(), "a").broker
     broker.ha.step = step
-    assert broker._durable_txn() == -1
+    assert broker.group_commit.durable_txn() == -1
 
 
 def test_confirms_are_held_from_pairing_until_the_peer_has_accepted() -> None:
     cluster = pair()
     broker = process(cluster, "a").broker
     broker.ha.granted = False
-    assert broker._durable_txn() == -1
+    assert broker.group_commit.durable_txn() == -1
 
 
 def test_f3_decides_says_beforehand_whether_tick_looks_at_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,9 +149,9 @@ def test_commits_keep_the_pace_of_the_copy(monkeypatch: pytest.MonkeyPatch) -> N
     broker = process(cluster, "a").broker
 
     def commits() -> int:
-        before = broker._flushed_txn
+        before = broker.group_commit.flushed_txn
         cluster.run(2000)
-        return broker._flushed_txn - before
+        return broker.group_commit.flushed_txn - before
 
     assert commits() > 10
     monkeypatch.setattr(Source, "pause_ms", 400)
@@ -163,10 +163,10 @@ def test_acknowledgements_that_found_no_company_go_in_time(monkeypatch: pytest.M
     broker, now_ms = server.broker, server.machine.own_ms()
     monkeypatch.setattr(type(broker.service), "company_ms", now_ms + 2)
     monkeypatch.setattr(broker.service, "take_work", lambda *_: None)
-    broker._commit_more(now_ms)
+    broker.group_commit.begin(now_ms)
     assert broker.deadline_ms(now_ms) <= now_ms + 2
-    broker._paused_until_ms = now_ms + 9
-    broker._commit_more(now_ms + 3)  # it cannot go now: the loop must not turn without end for it
+    broker.group_commit._paused_until_ms = now_ms + 9
+    broker.group_commit.begin(now_ms + 3)  # it cannot go now: the loop must not turn without end for it
     assert broker.deadline_ms(now_ms + 3) > now_ms + 3
 
 
@@ -223,10 +223,10 @@ def test_a_lone_server_serves_on_when_its_follower_dies_before_it_is_in_sync() -
     assert broker.ha.state is State.STANDALONE
     assert broker.source.whole
     cluster.b.kill(notice=False)
-    before = broker._flushed_txn
+    before = broker.group_commit.flushed_txn
     cluster.run(6000)
     assert broker.ha.state is State.STANDALONE
-    assert broker._flushed_txn > before + 20, "commits stopped with the window full"
+    assert broker.group_commit.flushed_txn > before + 20, "commits stopped with the window full"
 
 
 def test_two_servers_neither_of_which_may_serve_say_so_and_name_the_cure() -> None:
@@ -320,14 +320,14 @@ def test_a_server_that_waits_after_its_start_logs_what_for_once() -> None:
 def test_the_own_flush_is_awaited_only_where_the_next_confirm_waits_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
     broker = process(pair(), "a").broker
     assert broker.ha.state is State.ACTIVE
-    broker._unconfirmed.clear()
-    assert not broker.awaits_flush
+    broker.group_commit._unconfirmed.clear()
+    assert not broker.group_commit.awaits_flush
     acked = broker.source.acked.txn
-    broker._unconfirmed.append((1, acked + 1))
-    broker._flushed_txn = acked
-    assert not broker.awaits_flush, "the peer is not so far either"
-    broker._flushed_txn = acked - 1
-    assert broker.awaits_flush
-    broker._flushed_txn = acked
+    broker.group_commit._unconfirmed.append((1, acked + 1))
+    broker.group_commit.flushed_txn = acked
+    assert not broker.group_commit.awaits_flush, "the peer is not so far either"
+    broker.group_commit.flushed_txn = acked - 1
+    assert broker.group_commit.awaits_flush
+    broker.group_commit.flushed_txn = acked
     monkeypatch.setattr(broker.ha, "state", State.STANDALONE)
-    assert broker.awaits_flush, "nobody else confirms"
+    assert broker.group_commit.awaits_flush, "nobody else confirms"

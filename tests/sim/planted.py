@@ -24,9 +24,9 @@ from zmqha.client.url import Options
 from zmqha.core import ha
 from zmqha.core.actions import Action, Claim, Commit, Follow, PairUp
 from zmqha.core.acts import Acts
-from zmqha.core.broker import Broker
 from zmqha.core.contact import Contact
 from zmqha.core.follower import Follower
+from zmqha.core.group_commit import GroupCommit
 from zmqha.core.guards import Guard, all_of, conditions_of
 from zmqha.core.ha import HA
 from zmqha.core.peer_protocol import Beat, Echo, Grant, Piece, Standing, State
@@ -203,37 +203,36 @@ def o4_no_nonce(patch: Patch) -> None:
 
 
 def o5_confirm_before_the_peer_has_it(patch: Patch) -> None:
-    def broken(self: Broker) -> int:
-        return self._flushed_txn if self.ha.state in (State.ACTIVE, State.STANDALONE) else -1
+    def broken(self: GroupCommit) -> int:
+        return self.flushed_txn if self._ha.state in (State.ACTIVE, State.STANDALONE) else -1
 
-    patch.setattr(Broker, "_durable_txn", broken)
+    patch.setattr(GroupCommit, "durable_txn", broken)
 
 
 def o5_confirm_alone_before_the_flush(patch: Patch) -> None:
-    durable, commit_more = Broker._durable_txn, Broker._commit_more
+    durable, begin = GroupCommit.durable_txn, GroupCommit.begin
 
-    def broken(self: Broker) -> int:
-        alone = self.ha.state is State.STANDALONE and self.ha.step is Step.NONE
+    def broken(self: GroupCommit) -> int:
+        alone = self._ha.state is State.STANDALONE and self._ha.step is Step.NONE
         return self._unconfirmed[-1][1] if alone and self._unconfirmed else durable(self)
 
-    def early(self: Broker, now_ms: int) -> None:
-        commit_more(self, now_ms)
-        self._actions = [each._replace(early=True) if isinstance(each, Commit) else each for each in self._actions]
+    def early(self: GroupCommit, now_ms: int) -> list[Commit]:
+        return [commit._replace(early=True) for commit in begin(self, now_ms)]
 
-    patch.setattr(Broker, "_durable_txn", broken)
-    patch.setattr(Broker, "_commit_more", early)
+    patch.setattr(GroupCommit, "durable_txn", broken)
+    patch.setattr(GroupCommit, "begin", early)
 
 
 def o5_confirm_before_the_own_flush(patch: Patch) -> None:
-    def broken(self: Broker) -> int:
-        if self.ha.step is not Step.NONE:
+    def broken(self: GroupCommit) -> int:
+        if self._ha.step is not Step.NONE:
             return -1
-        if self.ha.state is State.STANDALONE:
-            return self._flushed_txn
-        paired = self.ha.state is State.ACTIVE and self.ha.granted and self.source.acked.epoch == self.ha.epoch
-        return self.source.acked.txn if paired else -1
+        if self._ha.state is State.STANDALONE:
+            return self.flushed_txn
+        paired = self._ha.state is State.ACTIVE and self._ha.granted and self._source.acked.epoch == self._ha.epoch
+        return self._source.acked.txn if paired else -1
 
-    patch.setattr(Broker, "_durable_txn", broken)
+    patch.setattr(GroupCommit, "durable_txn", broken)
 
 
 def o5_acknowledge_before_the_journal_is_durable(patch: Patch) -> None:
@@ -249,12 +248,12 @@ def o5_acknowledge_before_the_journal_is_durable(patch: Patch) -> None:
 
 
 def o5_acks_of_any_epoch_count(patch: Patch) -> None:
-    def broken(self: Broker) -> int:
-        if self.ha.step is not Step.NONE:
+    def broken(self: GroupCommit) -> int:
+        if self._ha.step is not Step.NONE:
             return -1
-        return min(self.source.acked.txn, self._flushed_txn) if self.ha.state is State.ACTIVE else self._flushed_txn
+        return min(self._source.acked.txn, self.flushed_txn) if self._ha.state is State.ACTIVE else self.flushed_txn
 
-    patch.setattr(Broker, "_durable_txn", broken)
+    patch.setattr(GroupCommit, "durable_txn", broken)
 
 
 def o7_announce_before_it_is_durable(patch: Patch) -> None:

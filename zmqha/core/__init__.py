@@ -11,7 +11,7 @@
                                                       |                                                   |
                                       SendBulk(Piece) to the peer: journal record, one flush --> Stored(position)
                                                       v
-                       Broker._durable_txn: what may be confirmed now --> CONFIRM to the producer, DELIVER to consumers
+                       GroupCommit.durable_txn: what may be confirmed now --> CONFIRM to the producer, DELIVER to consumers
 
 Every machine here (``Broker``, and inside it ``HA``, ``Source``, ``Follower``, ``Service``) is driven by the same four verbs:
 
@@ -24,7 +24,7 @@ The guarantees, and where each is kept and asserted:
 
 1. At most one server is active per epoch. Every Beat and every frame to a client carries the epoch, every message to the peer its
    session; what is older is dropped in one place each (``contact`` for the peer, ``client.failover`` for clients).
-2. No confirm leaves before its transaction is as durable as the state promises: ``Broker._durable_txn``, the only place.
+2. No confirm leaves before its transaction is as durable as the state promises: ``GroupCommit.durable_txn``, the only place.
 3. Pages are applied only on exactly the base position (epoch, transaction, chain digest); otherwise copy: ``store.replica``.
 4. A queue message is in exactly one of ready, in flight, done: ``cursor``.
 5. Never active for longer than isolated_ms when neither peer nor gateway can be reached; a cut peer link alone never makes two

@@ -1,7 +1,7 @@
 """What the state of a server means to an operator, in a sentence, and what to do about it. Pure, and it changes nothing.
 
 ``sentence`` says what would be lost if either server died *now*; it rests on the same facts as confirms do, so it must be changed
-together with ``broker._durable_txn``.
+together with ``group_commit.durable_txn``.
 """
 
 from zmqha.core.ha import HA

@@ -5,17 +5,14 @@ Four verbs: ``begin_turn`` and ``receive`` (something happened), ``tick`` (time 
 is there must have been received (F3). Where that is only because it is time, and not for ``news``, ``hand_out`` may come first, as in a
 turn before. No sockets, files, clock or threads: the node carries the actions out, the simulator is another node.
 
-The one rule that joins the parts is ``_durable_txn``: which transactions may be confirmed to clients now (O5).
+The rule that joins the parts, what may be confirmed to clients now, is in ``group_commit``.
 """
 
-from collections import deque
-
 from zmqha.core import limits
-from zmqha.core.actions import PAIR_NUMBER, Action, Commit, Note, SendToClient
+from zmqha.core.actions import PAIR_NUMBER, Action, Note, SendToClient
 from zmqha.core.advice import waits_for
 from zmqha.core.client_protocol import (
     Admin,
-    Durability,
     Envelope,
     Open,
     Ping,
@@ -62,6 +59,7 @@ from zmqha.core.events import (
     TablePart,
 )
 from zmqha.core.follower import Follower
+from zmqha.core.group_commit import GroupCommit
 from zmqha.core.ha import HA
 from zmqha.core.lost_branch import LostBranch
 from zmqha.core.operator import Operator
@@ -78,14 +76,13 @@ from zmqha.core.peer_protocol import (
 from zmqha.core.position import NO_EPOCH
 from zmqha.core.refusal import refusal
 from zmqha.core.service import Service
-from zmqha.core.source import Phase, Source
+from zmqha.core.source import Source
 from zmqha.core.space import Space, no_space
 from zmqha.core.view import SERVING, Step
 from zmqha.errors import NotActive, ProtocolError, ZmqhaError
 
 HA_PERIOD_MS = 5  # without news the table is looked at this often: its timers are tens of milliseconds, a busy turn is 50 us
 WAITS_AFTER_MS = 5000  # both ends had the time to connect and to settle who serves
-FULL_PAUSE_MS = 200  # after a clean "full": acknowledgements are tried again at this pace, not at the disk's
 
 
 class Broker:
@@ -95,6 +92,7 @@ class Broker:
         self.ha = ha
         self.service = service
         self.source = Source()
+        self.group_commit = GroupCommit(ha, self.source, service)
         self.follower = Follower(ha.timers, ha.contact)
         self.lost_branch = LostBranch(ha)
         self.operator = operator
@@ -102,18 +100,11 @@ class Broker:
         self.protocol_faults = 0  # refused frames of clients and peer, for the log
         self.last_fault = ""
         self.space = space
-        self._unconfirmed: deque[tuple[int, int]] = deque()  # (number, txn), written here, not yet released
-        self._in_store = 0  # commits handed to the store thread
-        self._attempt = 0
-        self._flushed_txn = 0  # durable here
         self._dropped_ms = LONG_AGO
         self._held = False
         self._waits_told = False
         self.scrubbed = Scrubbed()
         self._told_epoch = NO_EPOCH  # what clients see
-        self._paused_until_ms = LONG_AGO
-        self._commit_ms = LONG_AGO  # when the last one was begun
-        self._company_ms: int | None = None  # until then acknowledgements wait for a send to share its commit
         self._ha_news = True  # something that a row may rest on has happened
         self._ha_ms = LONG_AGO
         self._ha_due_ms = LONG_AGO  # when that is needed next
@@ -135,7 +126,7 @@ class Broker:
             case Committed():
                 self._committed(event, now_ms)
             case Flushed(txn):
-                self._flushed_txn = max(self._flushed_txn, txn)
+                self.group_commit.flushed(txn)
             case BulkIn():
                 self._bulk(event, now_ms)
             case Journalled():
@@ -165,9 +156,7 @@ class Broker:
             case Claimed():
                 self._claimed(event, now_ms)
             case CommitRefused(number, error):
-                self._in_store = 0
-                self._attempt += 1
-                self._paused_until_ms = now_ms + FULL_PAUSE_MS
+                self.group_commit.refused(now_ms)
                 self.service.failed_full(number, error)
             case TablePart():
                 if self.follower.following:
@@ -214,9 +203,9 @@ class Broker:
 
     def hand_out(self, now_ms: int) -> None:
         """The part of ``tick`` that somebody waits for: confirms, deliveries, the next commit, in the role as it stands."""
-        self._release(now_ms)
+        self.group_commit.release()
         self.service.tick(now_ms)
-        self._commit_more(now_ms)
+        self._actions += self.group_commit.begin(now_ms)
 
     def _tick_ha(self, now_ms: int) -> None:
         ha = self.ha
@@ -254,7 +243,7 @@ class Broker:
 
     def deadline_ms(self, now_ms: int) -> int:
         """When ``tick`` is needed next at the latest, if nothing happens."""
-        wanted = (self._ha_due_ms, self.service.deadline_ms(), self._company_ms)
+        wanted = (self._ha_due_ms, self.service.deadline_ms(), self.group_commit.company_ms)
         return min(each for each in wanted if each is not None)
 
     def take_actions(self) -> list[Action]:
@@ -320,14 +309,13 @@ class Broker:
     def _claimed(self, event: Claimed, now_ms: int) -> None:
         was_open = event.image is None
         self.ha.claimed(event.position, event.lineage, now_ms)
-        self._flushed_txn = event.position.txn
+        self.group_commit.flushed_txn = event.position.txn
         if was_open:
             self._told_epoch = event.position.epoch
             self.service.new_epoch(event.position.epoch)
         else:
             assert event.image is not None
-            self._unconfirmed.clear()
-            self._in_store = 0
+            self.group_commit.forget()
             self._told_epoch = event.position.epoch
             self.service.open(event.image, event.position.epoch, now_ms, tuple(entry.epoch for entry in event.lineage))
         self.source.reset()
@@ -340,12 +328,11 @@ class Broker:
         self.source.committed(event.shipment, now_ms)
         if event.number == PAIR_NUMBER:
             assert event.lineage is not None
-            self._flushed_txn = position.txn
+            self.group_commit.flushed_txn = position.txn
             self._ha_news = True
             ha.paired(position, event.lineage, now_ms)
             return
-        self._in_store -= 1
-        self._unconfirmed.append((event.number, position.txn))
+        self.group_commit.committed(event.number, position.txn)
         ha.advanced(position)
 
     def _store_beat(self, event: StoreBeat) -> None:
@@ -366,50 +353,6 @@ class Broker:
         self.ha.store_full = True
         self.space.missed(copy_bytes)
         self.ha.give_up_copy("this server's disk is full")
-
-    def _commit_more(self, now_ms: int) -> None:
-        """Group commit: what waited while earlier commits ran goes into one transaction."""
-        ha = self.ha
-        self._company_ms = None
-        if ha.state not in SERVING or ha.step is not Step.NONE or (ha.state is State.ACTIVE and not ha.granted):
-            return
-        if now_ms < self._paused_until_ms:
-            return
-        while self._in_store < limits.COMMITS_IN_STORE and self.source.room and now_ms - self._commit_ms >= self.source.pause_ms:
-            work = self.service.take_work(limits.COMMIT_BYTES_MAX, now_ms)
-            if work is None:
-                self._company_ms = self.service.company_ms
-                return
-            self._in_store += 1
-            self._commit_ms = now_ms
-            early = ha.state is State.ACTIVE
-            self._actions.append(Commit(work, ha.epoch, early, self.source.acked.txn, self._attempt))
-
-    def _durable_txn(self) -> int:
-        """O5: the last transaction that may be confirmed to clients now."""
-        ha = self.ha
-        if ha.step is not Step.NONE:
-            return -1
-        if ha.state is State.STANDALONE:
-            return self._flushed_txn
-        if ha.state is State.ACTIVE and ha.granted and self.source.acked.epoch == ha.epoch:
-            return min(self.source.acked.txn, self._flushed_txn)
-        return -1
-
-    @property
-    def awaits_flush(self) -> bool:
-        """Is this server's own flush what the next confirm waits for. Where the peer's acknowledgement is, a ``Flushed`` may lie until
-        that comes: it would cost a turn and change nothing."""
-        paired = self.ha.state is State.ACTIVE and self.source.phase is Phase.STREAMING
-        return bool(self._unconfirmed) and (not paired or self.source.acked.txn > self._flushed_txn)
-
-    def _release(self, now_ms: int) -> None:
-        durable, released = self._durable_txn(), None
-        while self._unconfirmed and self._unconfirmed[0][1] <= durable:
-            released, _ = self._unconfirmed.popleft()
-        if released is not None:
-            paired = self.ha.state is State.ACTIVE
-            self.service.released(released, Durability.BOTH_DISKS if paired else Durability.ONE_DISK)
 
     # --- the peer -----------------------------------------------------------------------------------------------------------
 
@@ -486,8 +429,7 @@ class Broker:
         if before in SERVING and after not in SERVING:
             self.service.close(refusal(self.ha, now_ms))
             self.source.reset()
-            self._unconfirmed.clear()
-            self._in_store = 0
+            self.group_commit.forget()
         following = after in (State.PASSIVE_SYNC, State.PASSIVE)
         if following and not self.follower.following:
             self.follower.start(self.ha.contact.session, self.ha.contact.peer_session, self.ha.held, now_ms)

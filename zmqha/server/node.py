@@ -140,7 +140,7 @@ class Node:
         """One turn of the loop."""
         broker = self.broker
         self._watch()
-        self.mailbox.awaits(broker.awaits_flush)
+        self.mailbox.awaits(broker.group_commit.awaits_flush)
         ready = self.reactor.wait(self._wait_ms())
         now_ms = clock_ms()
         broker.begin_turn(now_ms, int(time.time() * 1000))
