@@ -20,6 +20,7 @@ CASES = {
     "failover": {"gap_ms", "claim_ms", "rejoin_ms"},
     "rejoin": {"rejoin_ms", "sent_MB", "p99_ratio"},
     "scale": {"private_MB", "standalone_ms", "confirm_ms", "interpreter_ms", "publish msg/s", "drain_ratio"},
+    "floor": {"p50_us", "p99_us"},
     "churn": {"publish msg/s", "drain msg/s", "file_MB", "active_MB"},
     "reconnect": {"served_ms", "clients_cpu_s", "not_served"},
 }
