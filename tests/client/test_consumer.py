@@ -4,10 +4,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zmqha.client.consumer import HELD_RANGES_MAX, WINDOW_MIN, Stage, Subscription
+from zmqha.client.consumer import HELD_RANGES_MAX, Stage, Subscription
 from zmqha.client.ranges import Ranges
 from zmqha.client.receiver import _Desk
 from zmqha.client.session import Session
+from zmqha.client.window import WINDOW_MIN
 from zmqha.core.client_protocol import Ack, Credit, Deliver, Nack, Subscribe, Unsubscribe
 from zmqha.core.message import batch_of
 from zmqha.core.position import Epoch
@@ -236,7 +237,7 @@ def round_trip(subscription, at, finished):
 def test_a_consumer_that_is_quicker_than_a_round_trip_gets_more_up_to_its_prefetch():
     subscription, at, windows = opened(prefetch=1000), 0, []
     for _ in range(6):
-        at, said = round_trip(subscription, at, subscription.window // 2)
+        at, said = round_trip(subscription, at, subscription.window.size // 2)
         windows += [credit.messages for credit in said]
     assert windows == [200, 400, 800, 1000]
     subscription.lost()
@@ -249,7 +250,7 @@ def test_a_slow_consumer_keeps_little_from_the_others():
         at, said = round_trip(subscription, at, 49)
         assert said == []
     for _ in range(4):
-        at, _ = round_trip(subscription, at, subscription.window)
+        at, _ = round_trip(subscription, at, subscription.window.size)
     windows = []
     for _ in range(5):
         at, said = round_trip(subscription, at, 3)

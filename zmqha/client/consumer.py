@@ -14,11 +14,6 @@ After a takeover SUBSCRIBE lists held and acking, so the new active counts them 
 delivered although it is held here is dropped; what is delivered although it is acknowledged is dropped and acknowledged again.
 Acknowledgements are collected and leave as ranges, one command per turn of the I/O thread.
 
-How much may be outstanding follows from what the application does: a consumer that works longer on a message than a round trip takes
-gains nothing by many, and keeps them from others; one that is quicker than the round trip waits for it, unless enough are on their
-way. A round trip lasts from an ACK to its ACKED; what the application has finished meanwhile is compared with the window, which
-doubles or halves between ``WINDOW_MIN`` and ``prefetch``. (TCP sizes a receiver's window likewise: dynamic right-sizing.)
-
 The caller (``Engine``) holds the lock, sends what ``take`` returns and wakes who waits.
 """
 
@@ -28,6 +23,7 @@ from collections.abc import Collection, Iterable
 from enum import IntEnum
 
 from zmqha.client.ranges import Ranges
+from zmqha.client.window import Window
 from zmqha.core import limits
 from zmqha.core.client_protocol import Ack, Command, Credit, Deliver, Nack, Range, Subscribe, Unsubscribe
 from zmqha.core.message import HEADER_BYTES, index_of, read_head
@@ -35,7 +31,6 @@ from zmqha.core.position import NO_EPOCH, Epoch
 from zmqha.errors import ZmqhaError
 
 CREDIT_BYTES = 16 * limits.MIB  # a consumer's outstanding bytes: large messages must not fill this process
-WINDOW_MIN = 100  # messages outstanding at first, and of a slow consumer; less if ``prefetch`` is
 HELD_RANGES_MAX = 2000  # in one SUBSCRIBE: 19 bytes each stay below the bound of a control frame
 FINISHED_RANGES_MAX = 1000  # of what a takeover took away, remembered at most; the highest
 _INDEX_ENTRY = 4
@@ -86,8 +81,7 @@ class Subscription:
     def __init__(self, number: int, destination: str, prefetch: int) -> None:
         self.number = number
         self.destination = destination
-        self.prefetch = prefetch  # outstanding messages at most
-        self.window = min(WINDOW_MIN, prefetch)  # and now
+        self.window = Window(prefetch)
         self.stage = Stage.WANTED
         self.closing = False
         self.error: ZmqhaError | None = None  # why it was refused
@@ -103,9 +97,7 @@ class Subscription:
         self._done: list[list[int]] = []  # acknowledged by the application, as [first, end); not yet in ``acking``
         self._unsaid: list[Range] = []  # in ``acking``, not sent in this session
         self._back: list[tuple[int, int]] = []  # (delay ms, offset) to give back
-        self._finished_messages = 0  # by the application, ever
-        self._trip: tuple[Range, int] | None = None  # a round trip is on: (first range of its ACK, what was finished by then)
-        self._said_window = 0  # what the server knows of the window
+        self._said_window = 0  # what the server knows of it
 
     @property
     def owes(self) -> bool:
@@ -212,7 +204,7 @@ class Subscription:
 
     def acked(self, recorded: Iterable[Range], asked: Iterable[Range]) -> None:
         """ACK of the ranges ``asked`` was answered. What is not recorded was not in flight to us: we have done with it."""
-        self._measure(asked)
+        self.window.answered(asked)
         for first, end in recorded:
             self.acking.remove(first, end)
         for first, end in asked:
@@ -223,7 +215,8 @@ class Subscription:
     def lost(self) -> None:
         """The session is over; a new one begins with SUBSCRIBE, unless nothing is left to say."""
         self._gather()
-        self._unsaid, self._listed, self._trip = [], (), None
+        self._unsaid, self._listed = [], ()
+        self.window.lost()
         if self.stage is not Stage.CLOSED:
             self.stage = Stage.WANTED
 
@@ -254,7 +247,7 @@ class Subscription:
             return
         done, self._done = self._done, []
         for first, end in Ranges((first, end) for first, end in done):
-            self._finished_messages += end - first
+            self.window.finish(end - first)
             for start, stop in self.held.within(first, end):
                 self.held.remove(start, stop)
                 self.acking.add(start, stop)
@@ -330,7 +323,7 @@ class Subscription:
         """SUBSCRIBE, with room for what is acknowledged and not recorded; what is closing takes nothing new."""
         self.stage = Stage.ASKED
         saying = self.acking.count()
-        wanted = max(1, saying) if self.closing else self.window + saying
+        wanted = max(1, saying) if self.closing else self.window.size + saying
         held = Ranges(self.acking)
         if not self.closing:
             for first, end in self.held:
@@ -343,25 +336,16 @@ class Subscription:
 
     def _acknowledge(self) -> list[Command]:
         unsaid, self._unsaid = self._unsaid, []
-        if unsaid and self._trip is None:
-            self._trip = (unsaid[0], self._finished_messages)
+        if unsaid:
+            self.window.asked(unsaid[0])
         return [Ack(self.number, part) for part in _frames(unsaid)]
 
     def _credit(self) -> list[Command]:
-        if self.closing or self._said_window == self.window:
+        size = self.window.size
+        if self.closing or self._said_window == size:
             return []
-        self._said_window = self.window
-        return [Credit(self.number, self.window, CREDIT_BYTES)]
-
-    def _measure(self, asked: Iterable[Range]) -> None:
-        """A round trip has ended if this is the answer to its ACK: does the window fit."""
-        if self._trip is None or self._trip[0] not in asked:
-            return
-        finished, self._trip = self._finished_messages - self._trip[1], None
-        if 2 * finished >= self.window:
-            self.window = min(self.prefetch, 2 * self.window)
-        elif 8 * finished < self.window:
-            self.window = max(self.window // 2, min(WINDOW_MIN, self.prefetch))
+        self._said_window = size
+        return [Credit(self.number, size, CREDIT_BYTES)]
 
     def _end_if_recorded(self) -> None:
         if self.stage is Stage.LEFT and not self.acking:

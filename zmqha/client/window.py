@@ -1,0 +1,48 @@
+"""How many messages a consumer may have outstanding: what it gets through in a round trip, and a little more. Pure.
+
+A consumer that works longer on a message than a round trip takes gains nothing by many, and keeps them from others; one that is quicker
+waits for the round trip, unless enough messages are on their way. A round trip lasts from an ACK to its ACKED. What the application has
+finished meanwhile is compared with the window, which doubles or halves. (TCP sizes a receiver's window likewise: dynamic right-sizing.)
+"""
+
+from collections.abc import Iterable
+
+from zmqha.core.client_protocol import Range
+
+WINDOW_MIN = 100  # messages outstanding at first, and of a slow consumer; less if ``prefetch`` is
+
+
+class Window:
+    """Of one subscription."""
+
+    __slots__ = ("_finished", "_trip", "least", "most", "size")
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.least = min(WINDOW_MIN, most)
+        self.size = self.least
+        self._finished = 0  # messages, ever
+        self._trip: tuple[Range, int] | None = None  # a round trip is on: (a range of its ACK, what was finished by then)
+
+    def finish(self, messages: int) -> None:
+        """The application has done with so many."""
+        self._finished += messages
+
+    def asked(self, first: Range) -> None:
+        """An ACK leaves that begins with this range."""
+        if self._trip is None:
+            self._trip = first, self._finished
+
+    def answered(self, ranges: Iterable[Range]) -> None:
+        """The answer to an ACK of these is there: if it is the one that is waited for, does the window fit."""
+        if self._trip is None or self._trip[0] not in ranges:
+            return
+        finished, self._trip = self._finished - self._trip[1], None
+        if 2 * finished >= self.size:
+            self.size = min(2 * self.size, self.most)
+        elif 8 * finished < self.size:
+            self.size = max(self.size // 2, self.least)
+
+    def lost(self) -> None:
+        """No answer will come."""
+        self._trip = None
