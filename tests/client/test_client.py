@@ -6,6 +6,7 @@ import os
 import threading
 import time
 import warnings
+from itertools import islice
 
 import pytest
 import zmq
@@ -195,6 +196,17 @@ def test_a_consumer_outlives_its_prefetch_and_acknowledges(pair, store):
         assert len(list(client.consume("q", prefetch=7, timeout=0.2))) == 1000
         client.drain()
     assert list(store.queues["q"].done) == [(0, 1000)]
+
+
+def test_an_application_may_collect_as_many_as_its_prefetch_before_it_acknowledges(pair, store):
+    with zmqha.connect(url(*pair)) as client:
+        client.send_many("q", [b""] * 700)
+        with client.consume("q", prefetch=650, ack="manual", timeout=5) as messages:
+            collected = list(islice(messages, 650))
+            for message in collected:
+                message.ack()
+        client.drain()
+    assert store.queues["q"].done.count() == 650
 
 
 def test_refused_sends_raise_by_name_and_the_others_go_on(pair, store):

@@ -220,47 +220,84 @@ def test_an_old_copy_that_is_acknowledged_settles_the_new_one_that_waits():
     assert subscription.take() == [Ack(5, ((0, 1),))]
 
 
-def round_trip(subscription, at, finished):
-    """Acknowledge one message, and more of them until the answer comes; the next offset, and what is said then."""
-    subscription.deliver(delivery(at, 1 + finished))
-    subscription.ack(at)
-    (first,) = subscription.take()
-    for offset in range(at + 1, at + 1 + finished):
-        subscription.ack(offset)
-    said = subscription.take()  # on its way already; not what the answer is for
-    subscription.acked(first.ranges, first.ranges)
-    for ack in said:
-        subscription.acked(ack.ranges, ack.ranges)
-    return at + 1 + finished, subscription.take()
+class Busy:
+    """A consumer of which one acknowledgement is always on its way."""
+
+    def __init__(self, subscription: Subscription) -> None:
+        self.subscription = subscription
+        self.at = 0
+        self._said = Ack(5, ())
+        self.work(1)
+
+    def work(self, messages: int) -> list[int]:
+        """So many messages come and are finished until the answer to that acknowledgement is there; the windows that are said then."""
+        subscription = self.subscription
+        subscription.deliver(delivery(self.at, messages))
+        for offset in range(self.at, self.at + messages):
+            subscription.ack(offset)
+        self.at += messages
+        subscription.acked(self._said.ranges, self._said.ranges)
+        self._said, *credits = subscription.take()
+        return [credit.messages for credit in credits]
 
 
 def test_a_consumer_that_is_quicker_than_a_round_trip_gets_more_up_to_its_prefetch():
-    subscription, at, windows = opened(prefetch=1000), 0, []
-    for _ in range(6):
-        at, said = round_trip(subscription, at, subscription.window.size // 2)
-        windows += [credit.messages for credit in said]
-    assert windows == [200, 400, 800, 1000]
-    subscription.lost()
-    assert subscription.take()[0].messages == 1000  # a takeover begins where it was
+    busy = Busy(opened(prefetch=1000))
+    assert [busy.work(busy.subscription.window.size // 2) for _ in range(5)] == [[200], [400], [800], [1000], []]
+    busy.subscription.lost()
+    assert busy.subscription.take()[0].messages >= 1000  # a takeover begins where it was
 
 
 def test_a_slow_consumer_keeps_little_from_the_others():
-    subscription, at = opened(prefetch=1000), 0
+    busy = Busy(opened(prefetch=1000))
+    assert [busy.work(49) for _ in range(3)] == [[], [], []]
     for _ in range(4):
-        at, said = round_trip(subscription, at, 49)
-        assert said == []
+        busy.work(busy.subscription.window.size)
+    assert [busy.work(3) for _ in range(5)] == [[500], [250], [125], [100], []]
+
+
+def test_an_application_that_holds_all_it_may_and_asks_for_more_gets_more():
+    subscription, at, windows = opened(prefetch=500), 0, []
     for _ in range(4):
-        at, _ = round_trip(subscription, at, subscription.window.size)
-    windows = []
-    for _ in range(5):
-        at, said = round_trip(subscription, at, 3)
-        windows += [credit.messages for credit in said]
-    assert windows == [500, 250, 125, 100]
+        subscription.deliver(delivery(at, subscription.window.size - at))
+        subscription.buffer.clear()  # the application has them
+        at = subscription.window.size
+        assert subscription.starves() == (at < 500)
+        windows += [credit.messages for credit in subscription.take()]
+    assert windows == [200, 400, 500]
+    subscription.ack(0)
+    (ack,) = subscription.take()
+    subscription.acked(ack.ranges, ack.ranges)
+    assert subscription.take() == [], "it works on many at once: that is not slow"
+
+
+def test_who_does_not_hold_all_it_may_does_not_starve():
+    subscription = opened()
+    subscription.deliver(delivery(0, 100))
+    subscription.buffer.clear()
+    subscription.ack(0)
+    assert not subscription.starves()
+    assert opened(prefetch=1).starves() is False
+
+
+def test_a_takeover_takes_nothing_away_after_the_window_has_shrunk():
+    busy = Busy(opened(prefetch=1000))
+    for _ in range(4):
+        busy.work(busy.subscription.window.size)
+    subscription, first = busy.subscription, busy.at
+    subscription.deliver(delivery(first, 1000))
+    while subscription.window.size > 100:
+        busy.work(1)
+    subscription.lost()
+    subscribe, credit = subscription.take()
+    held = subscribe.held[-1]
+    assert (first + 900 < held[1], credit.messages) == (True, 100)
+    assert subscribe.messages == sum(end - begin for begin, end in subscribe.held)
 
 
 def test_a_small_prefetch_is_what_is_outstanding():
-    subscription = opened(prefetch=7)
-    assert round_trip(subscription, 0, 6)[1] == []
+    busy = Busy(opened(prefetch=7))
+    assert busy.work(6) == busy.work(7) == []
 
 
 STEPS = st.lists(

@@ -1,6 +1,7 @@
 """A group commit of any size comes back byte by byte, goes completely, and leaves a file that does not grow."""
 
 import random
+import struct
 from collections import deque
 from pathlib import Path
 
@@ -85,6 +86,32 @@ def test_a_dropped_value_leaves_nothing(store: LmdbStore) -> None:
     with store._env.begin() as txn:
         assert [txn.stat(db)["entries"] for db in (store._log, store._parts)] == [0, 0]
     store.close()
+
+
+def test_a_value_with_a_hole_is_damage_and_takes_nothing_of_the_next_one_along(store: LmdbStore) -> None:
+    batch = bytes(5 * PART_BYTES)
+    commit(store, 1, [batch])
+    commit(store, 2, [batch])
+    with store._env.begin(write=True) as txn:
+        txn.delete(struct.pack(">QI", 1, 2), db=store._parts)
+        parts = txn.stat(store._parts)["entries"]
+    with pytest.raises(StoreDamaged):
+        store.fetch(1, 0, len(batch))
+    with pytest.raises(StoreDamaged):
+        commit(store, 3, [], (1,))
+    with store._env.begin() as txn:
+        assert txn.stat(store._parts)["entries"] == parts
+
+
+@pytest.mark.parametrize("change", [8, -8])
+def test_a_part_of_another_length_is_damage(store: LmdbStore, change: int) -> None:
+    batch = bytes(5 * PART_BYTES)
+    commit(store, 1, [batch])
+    with store._env.begin(write=True) as txn:
+        txn.put(struct.pack(">QI", 1, 2), bytes(PART_BYTES + change), db=store._parts)
+    (position,) = batch_positions([len(batch)])
+    with pytest.raises(StoreDamaged):
+        store.fetch(1, position, len(batch) - 100)
 
 
 @pytest.mark.parametrize("kept", [50, 2000])

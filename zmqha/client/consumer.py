@@ -132,6 +132,11 @@ class Subscription:
         """The application gives this message back, to be delivered again after the delay."""
         self._back.append((delay_ms, offset))
 
+    def starves(self) -> bool:
+        """The application waits while it holds all that may be outstanding; True if more may be from now on: wake the I/O thread."""
+        self._gather()
+        return self.held.count() >= self.window.size and self.window.starve()
+
     def close(self) -> None:
         """No more messages: acknowledge what is done, give back the rest."""
         self.closing = True
@@ -204,6 +209,7 @@ class Subscription:
 
     def acked(self, recorded: Iterable[Range], asked: Iterable[Range]) -> None:
         """ACK of the ranges ``asked`` was answered. What is not recorded was not in flight to us: we have done with it."""
+        self._gather()  # what is finished by now counts
         self.window.answered(asked)
         for first, end in recorded:
             self.acking.remove(first, end)
@@ -323,7 +329,7 @@ class Subscription:
         """SUBSCRIBE, with room for what is acknowledged and not recorded; what is closing takes nothing new."""
         self.stage = Stage.ASKED
         saying = self.acking.count()
-        wanted = max(1, saying) if self.closing else self.window.size + saying
+        wanted = max(1, saying) if self.closing else max(self.window.size, self.held.count()) + saying
         held = Ranges(self.acking)
         if not self.closing:
             for first, end in self.held:

@@ -132,7 +132,11 @@ class Consumer:
         engine, subscription = self._engine, self._subscription
 
         def ready() -> bool:
-            return bool(subscription.buffer) or subscription.stage is Stage.CLOSED or subscription.closing
+            if subscription.buffer or subscription.stage is Stage.CLOSED or subscription.closing:
+                return True
+            if subscription.starves():
+                engine.session.speak(subscription)
+            return False
 
         with engine.session.lock:
             if not ready() and not engine.wait(engine.session.arrived, ready, self._timeout, engine.options.failover_timeout):

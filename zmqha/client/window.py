@@ -3,6 +3,8 @@
 A consumer that works longer on a message than a round trip takes gains nothing by many, and keeps them from others; one that is quicker
 waits for the round trip, unless enough messages are on their way. A round trip lasts from an ACK to its ACKED. What the application has
 finished meanwhile is compared with the window, which doubles or halves. (TCP sizes a receiver's window likewise: dynamic right-sizing.)
+
+An application that has all of it in its hands and asks for more, as one that collects before it acknowledges, gets more at once.
 """
 
 from collections.abc import Iterable
@@ -42,6 +44,12 @@ class Window:
             self.size = min(2 * self.size, self.most)
         elif 8 * finished < self.size:
             self.size = max(self.size // 2, self.least)
+
+    def starve(self) -> bool:
+        """All that is outstanding is in the application's hands, and it asks for more; whether it gets some."""
+        before, self.size = self.size, min(2 * self.size, self.most)
+        self.least = self.size  # as much is at work at once: that it is slow is no sign
+        return self.size > before
 
     def lost(self) -> None:
         """No answer will come."""

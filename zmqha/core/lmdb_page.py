@@ -348,7 +348,7 @@ def spoilt_copies(buf: memoryview, psize: int, units: Units) -> list[int]:
     found = []
     for page, total in units:
         at = page * psize
-        if buf[at + _FLAGS_AT] == _OVERFLOW:  # nearly all of what a drained queue frees
+        if buf[at + _FLAGS_AT] == _OVERFLOW and not buf[at + _FLAGS_AT + 1]:  # nearly all of what a drained queue frees
             continue
         _, _, flags, lower, upper = _header(buf, at)
         if flags in (_LEAF, _BRANCH):  # asked for with every commit: half the time of ``unit_at``

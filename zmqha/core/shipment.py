@@ -144,6 +144,8 @@ def decode_head(head: bytes, base_chain: bytes) -> Shipment:
     )
     if magic != _MAGIC or version != _VERSION:
         raise ProtocolError("not a shipment of a version known here")
+    if not 512 <= psize <= 65536 or psize & (psize - 1):
+        raise ProtocolError(f"a shipment with pages of {psize} bytes")
     tables = _FIXED.size + META_BODY_BYTES
     if len(head) != tables + (runs + freed) * _RUN.size + compact * _COMPACT.size:
         raise ProtocolError("a shipment's head does not hold the tables it announces")

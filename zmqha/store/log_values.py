@@ -48,7 +48,10 @@ class LogValues:
         with self._txn.cursor(db=self._parts) as cursor:
             parts = self._last_part(cursor, value)
             cursor.set_range(_KEY.pack(value, 0))
-            for _ in range(parts):
+            for _ in range(parts - 1):
+                cursor.delete()
+            if parts:
+                self._expect(cursor, value, parts)  # else the first parts of the next value would have gone
                 cursor.delete()
 
     def read(self, value: int, position: int, length: int) -> bytes:
@@ -64,13 +67,19 @@ class LogValues:
         with self._txn.cursor(db=self._parts) as cursor:
             found = cursor.set_key(_KEY.pack(value, begin + 1))
             parts = list(islice(cursor.iternext(keys=False), last - begin + 1)) if found else []
-            whole = bool(parts) and _KEY.unpack(cursor.key()) == (value, last + 1)
+            self._expect(cursor, value, last + 1)
         at = first + begin * PART_BYTES
         pieces.append(memoryview(b"".join(parts))[max(0, position - at) : end - at])
         batch = b"".join(pieces)
-        if not whole or len(batch) != length:
-            raise StoreDamaged(f"parts {begin + 1} to {last + 1} of log value {value} are not all there")
+        if len(batch) != length or any(len(part) != PART_BYTES for part in parts[:-1]):
+            raise StoreDamaged(f"log value {value} is shorter than its head says")
         return batch
+
+    @staticmethod
+    def _expect(cursor: Any, value: int, part: int) -> None:
+        """The cursor has come to this part, or some before it are not there. Raises StoreDamaged."""
+        if bytes(cursor.key()) != _KEY.pack(value, part):
+            raise StoreDamaged(f"some of the first {part} parts of log value {value} are not there")
 
     @staticmethod
     def _last_part(cursor: Any, value: int) -> int:
