@@ -14,6 +14,7 @@ from zmqha.client.consumer import Delivery, Subscription
 from zmqha.client.message import Message, make_record
 from zmqha.client.producer import Batch, Stage, Stream
 from zmqha.client.url import Options
+from zmqha.client.window import Window
 from zmqha.core.client_protocol import Acked, Command, Confirm, Deliver, Failure
 from zmqha.core.limits import MESSAGE_BYTES_MAX
 from zmqha.core.message import read_head
@@ -27,6 +28,7 @@ IDS = 1000  # producer ids of one producer
 WINDOW = 8  # messages that a producer leaves unsettled
 BURST = 3
 PREFETCH = 32
+PREFETCH_FIRST = 4  # instead of a hundred: so that windows grow and shrink here too
 CONSUME_MS = 100
 
 
@@ -165,6 +167,7 @@ class Consumer(Client):
         self._last: dict[int, int] = {}
         with self.engine.session.lock:
             self.subscription: Subscription = self.engine.session.subscribe(QUEUE, PREFETCH)
+            self.subscription.window = Window(PREFETCH, PREFETCH_FIRST)
 
     def began(self) -> None:
         self._last.clear()
@@ -180,6 +183,8 @@ class Consumer(Client):
                 self._hand.clear()
             while subscription.buffer:
                 self._take(subscription.buffer.popleft())
+            if subscription.starves():
+                session.speak(subscription)
             if not self._hand or self.random.random() > 0.7:
                 return
             count = self.random.randint(1, len(self._hand))

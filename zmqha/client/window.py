@@ -19,9 +19,9 @@ class Window:
 
     __slots__ = ("_finished", "_trip", "least", "most", "size")
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, least: int = WINDOW_MIN) -> None:
         self.most = most
-        self.least = min(WINDOW_MIN, most)
+        self.least = min(least, most)
         self.size = self.least
         self._finished = 0  # messages, ever
         self._trip: tuple[Range, int] | None = None  # a round trip is on: (a range of its ACK, what was finished by then)
