@@ -1,5 +1,6 @@
 """The nemesis: faults of processes, network, cable and disk, drawn at random for a lab, one or two at a time, and all of them ended."""
 
+import errno
 import random
 import signal
 from collections.abc import Callable
@@ -96,9 +97,14 @@ class Nemesis:
         ballast = self._lab.ballast(name)
         ballast.touch()
         free = self._lab.free_bytes(name)
-        with ballast.open("wb") as file:
+        with ballast.open("wb", buffering=0) as file:
             for _ in range(max(0, free - BALLAST_LEAVES) >> 16):
-                file.write(bytes(1 << 16))
+                try:
+                    file.write(bytes(1 << 16))
+                except OSError as error:
+                    if error.errno != errno.ENOSPC:
+                        raise
+                    return  # the server has written meanwhile: full sooner
 
     def _cable(self, settings: dict[str, float]) -> None:
         write_settings(self._lab.wire_settings, left=settings, right=settings)
