@@ -24,7 +24,7 @@ CASES = {
     "churn": {"publish msg/s", "drain msg/s", "file_MB", "active_MB"},
     "reconnect": {"served_ms", "clients_cpu_s", "not_served"},
 }
-LONG = {"drain", "end_to_end", "failover", "scale", "churn", "reconnect"}
+LONG = {"floor", "drain", "end_to_end", "failover", "scale", "churn", "reconnect"}
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow) if name in LONG else name for name in CASES])

@@ -114,18 +114,18 @@ def test_a_part_of_another_length_is_damage(store: LmdbStore, change: int) -> No
         store.fetch(1, position, len(batch) - 100)
 
 
-@pytest.mark.parametrize("kept", [50, 2000])
+@pytest.mark.parametrize("kept", [50, 1200])
 def test_large_commits_between_many_small_ones_do_not_make_the_file_longer(store: LmdbStore, kept: int) -> None:
     """In one piece each of them needed hundreds of free pages side by side, and small commits leave none. Parts of 64 KiB need sixteen:
     still too many where small messages are ``kept`` for a while."""
     live: deque[int] = deque()
     number, sizes = 0, []
-    for _ in range(10):
-        for _ in range(1000):
+    for _ in range(6):
+        for _ in range(600):
             number += 1
             live.append(number)
             commit(store, number, [bytes(1000)], (live.popleft(),) if len(live) > kept else ())
-        large = range(number + 1, number + 4)
+        large = range(number + 1, number + 3)
         for number in large:
             commit(store, number, [bytes(1000) * 500] * 4)
         for value in large:
@@ -133,4 +133,4 @@ def test_large_commits_between_many_small_ones_do_not_make_the_file_longer(store
             commit(store, number, [], (value,))
         sizes.append(store.file_bytes)
     store.close()
-    assert sizes[-1] < 1.2 * sizes[1], sizes
+    assert sizes[-1] < 1.4 * sizes[1], sizes
