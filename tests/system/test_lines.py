@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.measure import FULL
+from tests.system.measure import count
 from tests.system.pair import ROOT, Pair, pair
 
 COMMAND = [sys.executable, "-c", "from zmqha.cli import main; main()"]
@@ -75,6 +75,6 @@ def run(both: Pair, size: int, lines: int, kills: int, spread_s: float) -> str:
 @pytest.mark.timeout(900)
 def test_a_large_text_survives_three_kills(record_property: Callable[[str, object], None]) -> None:
     with pair() as both:
-        line = run(both, *((50_000_000, 500_000) if FULL else (35_000_000, 350_000)), 3, 2.0)
+        line = run(both, count(35_000_000, 50_000_000), count(350_000, 500_000), 3, 2.0)
     print(line)
     record_property("figures", line)
