@@ -378,6 +378,25 @@ def test_reads_run_ahead_within_a_bound() -> None:
     assert len(texts(rig.settle())) == 100
 
 
+def test_the_next_reads_begin_once_half_of_the_last_ones_are_handed_out() -> None:
+    rig = Rig(cache_bytes=1)
+    rig.open(A, P)
+    for first in range(1, 101):
+        rig.say(P, Send("q", bodies("x", first=first)))
+    rig.settle()
+    rig.service.reconfigure(ServiceSettings("a", "test", ("a:1", "b:1"), cache_bytes=limits.MIB))
+    subscribe(rig, A, messages=1)
+    rig.answer_reads()
+    begun = []
+    for offset in range(99):
+        assert texts(rig.say(A, Ack(1, ((offset, offset + 1),)))) == [["x"]], "it need not wait for the store again"
+        if rig.reads:
+            begun.append(offset + 1)
+            rig.answer_reads()
+    assert begun == [16, 40, 61, 83]
+    assert rig.reads == []
+
+
 # --- back to the queue ------------------------------------------------------------------------------------------------------
 
 

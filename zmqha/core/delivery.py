@@ -11,7 +11,7 @@ from zmqha.core.client_protocol import Deliver, encode
 from zmqha.core.log_index import LogIndex
 from zmqha.core.message import MERGED, cut, fit, stored_head
 from zmqha.core.position import Epoch
-from zmqha.core.queues import Queue
+from zmqha.core.queues import NEVER, Queue
 
 READ_AHEAD_BATCHES = 32  # per queue, counted from the message that is next
 READ_AHEAD_BYTES = limits.MIB  # likewise; the first batch is fetched whatever its size
@@ -91,6 +91,8 @@ class Delivery:
             if batch is None:
                 self._read(queue, at, front.end, out)
                 return True
+            if begin >= queue.read_on:
+                self._read(queue, at + 1, front.end, out)
             subscription = ring.popleft()
             subscription.waiting = False
             weight = length // count
@@ -116,15 +118,18 @@ class Delivery:
         return True
 
     def _read(self, queue: Queue, at: int, end: int, out: list[Action]) -> None:
-        """Fetch the batch at ``at`` and some after it, as far as [.., end) is ready."""
-        log, budget = queue.log, READ_AHEAD_BYTES
+        """Fetch the batch at ``at`` and some after it, as far as [.., end) is ready. Once half of them are handed out, the next ones
+        are fetched, so that consumers need not wait for the store between two rounds."""
+        log, budget, read = queue.log, READ_AHEAD_BYTES, list[int]()
         for near in range(at, min(at + READ_AHEAD_BATCHES, len(log.first))):
             first = log.first[near]
             budget -= log.length[near]
-            if near > at and (first >= end or budget < 0):
-                return
+            if first >= end or (near > at and budget < 0):
+                break
             if log.left[near] and first not in queue.fetching and self.cache.get((queue.number, first)) is None:
                 out.append(self._fetch(queue, log, near))
+                read.append(first)
+        queue.read_on = read[len(read) // 2] if read else NEVER
 
     def _fetch(self, queue: Queue, log: LogIndex, at: int) -> Fetch:
         place = log.place(at)

@@ -17,6 +17,8 @@ from zmqha.core.session import Subscription
 from zmqha.core.work import DestinationRow, StoredLog
 from zmqha.errors import LimitReached, QueueFull
 
+NEVER = 1 << 63  # above every offset
+
 
 class AckResult(NamedTuple):
     """What an ACK came to: which of its ranges are done, whether the cursor moved, (first offset, value) of finished batches."""
@@ -31,7 +33,7 @@ class Queue:
 
     __slots__ = (
         "consumers", "cursor", "fetching", "incoming_bytes", "incoming_messages", "log", "max_bytes", "max_messages", "name",
-        "number", "removed", "ring", "tail",
+        "number", "read_on", "removed", "ring", "tail",
     )  # fmt: skip
 
     def __init__(self, row: DestinationRow) -> None:
@@ -47,6 +49,7 @@ class Queue:
         self.consumers: list[Subscription] = []
         self.ring: deque[Subscription] = deque()  # consumers with credit, in turn
         self.fetching: dict[int, int] = {}  # first offset of a batch being read from the store -> token
+        self.read_on = NEVER  # when the batch at this offset is handed out, the next ones are to be read
         self.removed = False
 
     # --- rows ---------------------------------------------------------------------------------------------------------------
