@@ -49,6 +49,16 @@ def rig_with(*names: str, queue: str = "q", settings: dict | None = None) -> Rig
     return rig
 
 
+def rig_of_a_hundred_batches() -> Rig:
+    """Stored, and not in memory."""
+    rig = Rig(cache_bytes=1)
+    rig.open(A, P)
+    for first in range(1, 101):
+        rig.say(P, Send("q", bodies("x", first=first)))
+    rig.settle()
+    return rig
+
+
 def only(commands: list[Command], kind: type) -> list:
     return [command for command in commands if isinstance(command, kind)]
 
@@ -364,11 +374,7 @@ def test_a_batch_not_in_memory_is_fetched_and_nothing_overtakes_it() -> None:
 
 
 def test_reads_run_ahead_within_a_bound() -> None:
-    rig = Rig(cache_bytes=1)
-    rig.open(A, P)
-    for first in range(1, 101):
-        rig.say(P, Send("q", bodies("x", first=first)))
-    rig.settle()
+    rig = rig_of_a_hundred_batches()
     subscribe(rig, A, messages=1)
     assert len(rig.reads) == 32
     rig.takeover()
@@ -379,11 +385,7 @@ def test_reads_run_ahead_within_a_bound() -> None:
 
 
 def test_the_next_reads_begin_once_half_of_the_last_ones_are_handed_out() -> None:
-    rig = Rig(cache_bytes=1)
-    rig.open(A, P)
-    for first in range(1, 101):
-        rig.say(P, Send("q", bodies("x", first=first)))
-    rig.settle()
+    rig = rig_of_a_hundred_batches()
     rig.service.reconfigure(ServiceSettings("a", "test", ("a:1", "b:1"), cache_bytes=limits.MIB))
     subscribe(rig, A, messages=1)
     rig.answer_reads()

@@ -133,4 +133,4 @@ def test_large_commits_between_many_small_ones_do_not_make_the_file_longer(store
             commit(store, number, [], (value,))
         sizes.append(store.file_bytes)
     store.close()
-    assert sizes[-1] < 1.4 * sizes[1], sizes
+    assert sizes[-1] < 1.1 * sizes[2], sizes  # the first in which as many are kept from beginning to end

@@ -33,7 +33,7 @@ from typing import NamedTuple
 import xxhash
 
 from zmqha.core.page_sums import Units, units_alike
-from zmqha.core.shipment import META_BODY_BYTES, Pages
+from zmqha.core.shipment import META_BODY_BYTES, Pages, is_page_size
 from zmqha.errors import StoreDamaged
 
 assert sys.byteorder == "little", "LMDB files have the byte order of their machine; only little-endian is supported"
@@ -108,7 +108,7 @@ def parse_body(body: bytes) -> Meta:
     fields = _BODY.unpack(body)
     mapsize, psize, _, free_depth, _, _, _, _, free_root = fields[:9]
     _, _, main_depth, _, _, _, _, main_root, last_pg, txnid = fields[9:]
-    if not 512 <= psize <= 65536 or psize & (psize - 1):
+    if not is_page_size(psize):
         raise StoreDamaged(f"a meta page announces pages of {psize} bytes")
     return Meta(psize, mapsize, free_depth, free_root, main_depth, main_root, last_pg, txnid, body)
 
@@ -328,19 +328,27 @@ def unit_at(buf: memoryview, psize: int, page: int, first: int = 0) -> tuple[int
     at = (page - first) * psize
     if at + psize > len(buf):
         raise StoreDamaged(f"page {page} lies behind the end of the store file")
+    pages, lower, upper = _unit_head(buf, psize, page, at)
+    if lower:
+        return 1, _sum_of(b"".join((buf[at : at + lower], buf[at + upper : at + psize])), page)
+    if pages < 1 or at + pages * psize > len(buf):
+        raise StoreDamaged(f"the overflow run of {pages} pages at {page} is not whole")
+    return pages, _sum_of(buf[at : at + pages * psize], page)
+
+
+def _unit_head(buf: memoryview, psize: int, page: int, at: int) -> tuple[int, int, int]:
+    """(pages, lower, upper) of the unit at ``at`` that should begin with ``page``: a branch or leaf page with the hole [lower, upper),
+    or what has none: (pages, 0, 0). Raises StoreDamaged if it is neither."""
     number, _, flags, lower, upper = _header(buf, at)
     if number != page:
         raise StoreDamaged(f"page {page} says it is page {number}")
     if flags in (_LEAF, _BRANCH):
         if not _HEADER_BYTES <= lower <= upper <= psize:
             raise StoreDamaged(f"page {page} has the hole [{lower}, {upper})")
-        return 1, _sum_of(b"".join((buf[at : at + lower], buf[at + upper : at + psize])), page)
-    pages = lower | upper << 16 if flags == _OVERFLOW else 1
+        return 1, lower, upper
     if flags not in (_OVERFLOW, _LEAF2):
         raise StoreDamaged(f"page {page} has flags {flags:#x}")
-    if pages < 1 or at + pages * psize > len(buf):
-        raise StoreDamaged(f"the overflow run of {pages} pages at {page} is not whole")
-    return pages, _sum_of(buf[at : at + pages * psize], page)
+    return lower | upper << 16 if flags == _OVERFLOW else 1, 0, 0
 
 
 def spoilt_copies(buf: memoryview, psize: int, units: Units) -> list[int]:
@@ -391,12 +399,8 @@ def collect(buf: memoryview, psize: int, pages: Sequence[int]) -> Pages:
         first = page  # of the run being joined
         while page < end:
             at = page * psize
-            number, _, flags, lower, upper = _header(buf, at)
-            if number != page:
-                raise StoreDamaged(f"page {page} says it is page {number}")
-            if flags in (_LEAF, _BRANCH):
-                if not _HEADER_BYTES <= lower <= upper <= psize:
-                    raise StoreDamaged(f"page {page} has the hole [{lower}, {upper})")
+            count, lower, upper = _unit_head(buf, psize, page, at)
+            if lower:
                 compact.append((page, lower, upper))
                 pieces.append(buf[at : at + lower])
                 pieces.append(buf[at + upper : at + psize])
@@ -404,9 +408,6 @@ def collect(buf: memoryview, psize: int, pages: Sequence[int]) -> Pages:
                     runs.append((first, page - first))
                 page = first = page + 1
                 continue
-            count = lower | upper << 16 if flags == _OVERFLOW else 1
-            if flags not in (_OVERFLOW, _LEAF2):
-                raise StoreDamaged(f"page {page} has flags {flags:#x}")
             if not 1 <= count <= end - page:
                 raise StoreDamaged(f"the overflow run of {count} pages at {page} is not whole")
             page += count * units_alike(buf, at, psize, page, count, (end - page) // count)

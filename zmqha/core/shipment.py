@@ -100,6 +100,11 @@ class Chunk(NamedTuple):
         return len(self.head) + len(self.piece)
 
 
+def is_page_size(size: int) -> bool:
+    """Can a store have pages of so many bytes."""
+    return 512 <= size <= 65536 and not size & (size - 1)
+
+
 def base_check(meta_body: bytes) -> int:
     """Digest of what a shipment must find on the other side before it may be applied."""
     return xxhash.xxh3_64_intdigest(meta_body[8:META_BODY_BYTES])
@@ -144,7 +149,7 @@ def decode_head(head: bytes, base_chain: bytes) -> Shipment:
     )
     if magic != _MAGIC or version != _VERSION:
         raise ProtocolError("not a shipment of a version known here")
-    if not 512 <= psize <= 65536 or psize & (psize - 1):
+    if not is_page_size(psize):
         raise ProtocolError(f"a shipment with pages of {psize} bytes")
     tables = _FIXED.size + META_BODY_BYTES
     if len(head) != tables + (runs + freed) * _RUN.size + compact * _COMPACT.size:
