@@ -67,7 +67,7 @@ def units_alike(view: memoryview, at: int, psize: int, page: int, pages: int, mo
     if heads.count(head) == most and numbers == list(due):
         return most
     found = enumerate(zip(numbers, heads, due, strict=True))
-    return max(1, next((index for index, (number, other, at) in found if number != at or other != head), most))
+    return max(1, next((index for index, (number, other, wanted) in found if (number, other) != (wanted, head)), most))
 
 
 def check_of(units: Units) -> int:
