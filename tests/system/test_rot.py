@@ -10,6 +10,7 @@ from tests.system.stores import assert_equal_offline
 from zmqha.store.page_file import STORE_FILE
 
 BODIES = [b"message %04d " % number * 100 for number in range(200)]
+BATCH = 5  # 6.6 KB: fits into the first part of a log value, so that each body stands in one piece in the file
 CYCLE_S = 40.0  # pause, cycle, and much patience
 
 
@@ -31,8 +32,8 @@ def scrubbed(both: Pair, name: str) -> dict[str, float]:
 def fill(both: Pair) -> None:
     """Messages on both disks, and both know the sums of all pages."""
     with both.connect() as client:
-        for first in range(0, len(BODIES), 10):
-            client.send_many("q", BODIES[first : first + 10])
+        for first in range(0, len(BODIES), BATCH):
+            client.send_many("q", BODIES[first : first + BATCH])
     for name in "ab":
         both.wait(lambda name=name: scrubbed(both, name).get("digest") == 1.0, f"sums of {name}")  # type: ignore[misc]
         file = both[name].data / STORE_FILE
