@@ -183,7 +183,7 @@ class Rig:
         self.position = at(epoch, self.position.txn + 1)
 
     def _carry_out(self) -> None:
-        for action in self.ha.take_actions():
+        for action in self.ha.take_actions() + self.ha.pulse.take_actions():
             self.done.append(action)
             match action:
                 case act.SendControl(path, Beat() as beat):

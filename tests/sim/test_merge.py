@@ -91,7 +91,7 @@ def settle_before_it_is_durable(patch: pytest.MonkeyPatch) -> None:
         hear(self, message, now_ms)
         if self._end and message.taken == self._end and not self._settling:
             self._settling = True
-            self._actions.append(SettleBranch(self._into))
+            self.actions.append(SettleBranch(self._into))
 
     patch.setattr(Salvager, "hear", broken)
 

@@ -9,6 +9,7 @@ from random import Random
 from zmqha.core.actions import Action, Claim, Follow, KeepBranch, Note, PairUp, SaveFacts, SendControl, StandDown
 from zmqha.core.facts import NodeFacts
 from zmqha.core.guards import Guards
+from zmqha.core.outbox import Outbox
 from zmqha.core.peer_protocol import (
     NO_SESSION,
     VERSION,
@@ -24,18 +25,18 @@ from zmqha.core.timers import Timers
 from zmqha.core.view import DATA_VERSION, PAGE_SIZE, Identity, Step
 
 
-class Acts(Guards):
+class Acts(Guards, Outbox[Action]):
     """A view that can act."""
 
     def __init__(
         self, identity: Identity, timers: Timers, facts: NodeFacts, random: Random, now_ms: int, *, gateway: bool
     ) -> None:
         """See ``View``."""
-        super().__init__(identity, timers, facts, random, now_ms, gateway=gateway)
+        Guards.__init__(self, identity, timers, facts, random, now_ms, gateway=gateway)
+        Outbox.__init__(self)
         self._hello_number = 1
         self._hello_of: tuple[object, ...] = ()
         self.announced: tuple[object, ...] = ()
-        self.actions: list[Action] = []
         self.inspect(now_ms)
 
     # --- acts ---------------------------------------------------------------------------------------------------------------

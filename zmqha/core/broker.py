@@ -8,6 +8,8 @@ turn before. No sockets, files, clock or threads: the node carries the actions o
 The rule that joins the parts, what may be confirmed to clients now, is in ``group_commit``.
 """
 
+from typing import Any
+
 from zmqha.core import limits
 from zmqha.core.actions import PAIR_NUMBER, Action, Note, SendToClient
 from zmqha.core.advice import waits_for
@@ -63,6 +65,7 @@ from zmqha.core.group_commit import GroupCommit
 from zmqha.core.ha import HA
 from zmqha.core.lost_branch import LostBranch
 from zmqha.core.operator import Operator
+from zmqha.core.outbox import Outbox
 from zmqha.core.peer_protocol import (
     CopyBegin,
     Follow,
@@ -109,6 +112,10 @@ class Broker:
         self._ha_ms = LONG_AGO
         self._ha_due_ms = LONG_AGO  # when that is needed next
         self._actions: list[Action] = []
+        # In the order of their actions: what changes a role first, then pages.
+        self._machines: tuple[Outbox[Any], ...] = (
+            ha, ha.pulse, self.source, self.lost_branch.salvager, self.lost_branch, self.follower, service.merge,
+        )  # fmt: skip
 
     # --- the four verbs -----------------------------------------------------------------------------------------------------
 
@@ -243,19 +250,20 @@ class Broker:
 
     def deadline_ms(self, now_ms: int) -> int:
         """When ``tick`` is needed next at the latest, if nothing happens."""
-        wanted = (self._ha_due_ms, self.service.deadline_ms(), self.group_commit.company_ms)
-        return min(each for each in wanted if each is not None)
+        due_ms, service_ms, company_ms = self._ha_due_ms, self.service.deadline_ms(), self.group_commit.company_ms
+        if service_ms is not None and service_ms < due_ms:
+            due_ms = service_ms
+        return company_ms if company_ms is not None and company_ms < due_ms else due_ms
 
     def take_actions(self) -> list[Action]:
         """Everything to be done, in order: what changes a role first, then pages, then clients."""
-        taken = self.ha.take_actions()
-        for part in (self.source, self.lost_branch, self.follower):
-            taken += part.take_actions()
+        taken: list[Action] = []
+        for machine in self._machines:
+            if machine.actions:
+                taken += machine.take_actions()
         taken += self._actions
         self._actions = []
-        taken += self.service.merge.take_actions()
-        taken += self.service.take_actions()
-        return taken
+        return taken + self.service.take_actions()
 
     @property
     def reads_clients(self) -> bool:

@@ -8,6 +8,7 @@ been well for a while.
 from zmqha.core.actions import Action, ConnectBulk, Journal, ReadTable, SendBulk, TakeCopy
 from zmqha.core.contact import LONG_AGO, Contact
 from zmqha.core.events import Journalled, TablePart
+from zmqha.core.outbox import Outbox
 from zmqha.core.peer_protocol import (
     NO_SESSION,
     Bulk,
@@ -32,17 +33,17 @@ from zmqha.errors import ProtocolError
 HOME_MS = 5000  # contact on the peer link must hold this long before bulk moves back to it
 
 
-class Follower:
+class Follower(Outbox[Action]):
     """Follows one source for one session."""
 
     def __init__(self, timers: Timers, contact: Contact) -> None:
+        super().__init__()
         self._timers = timers
         self._contact = contact
         self._session = self._source = NO_SESSION
         self._path: int | None = None
         self._attempt = 0
         self._answered = False  # something came over the present socket
-        self._actions: list[Action] = []
         self._clear()
 
     def _clear(self) -> None:
@@ -87,11 +88,6 @@ class Follower:
             return missing
         return 2 * self.total_bytes if missing else self.total_bytes
 
-    def take_actions(self) -> list[Action]:
-        """Ordered work, handed over once."""
-        taken, self._actions = self._actions, []
-        return taken
-
     def start(self, session: Session, source: Session, held: Held, now_ms: int) -> None:
         """Ask for what is missing to become a copy, given what this node holds."""
         self._clear()
@@ -102,7 +98,7 @@ class Follower:
     def stop(self) -> None:
         """Acknowledge nothing any more."""
         if self.following:
-            self._actions.append(ConnectBulk(None))
+            self.actions.append(ConnectBulk(None))
         self._source = NO_SESSION
         self._path = None
 
@@ -116,16 +112,16 @@ class Follower:
                 self.copied_bytes, self.whole, self.position, self._rounds, self._adopted_bytes = 0, False, NOWHERE, 0, 0
                 self._copy, self.way = message.copy, message.way
                 self.total_bytes = message.page_size * message.pages
-                self._actions.append(TakeCopy(message, b""))
+                self.actions.append(TakeCopy(message, b""))
             case CopyPages() if len(frames) == 1:
-                self._actions.append(TakeCopy(message, frames[0]))
+                self.actions.append(TakeCopy(message, frames[0]))
             case CopyRound() if not frames:
-                self._actions.append(TakeCopy(message, b""))
+                self.actions.append(TakeCopy(message, b""))
             case TableWanted() if not frames:
-                self._actions.append(ReadTable(message.copy, message.partial))
+                self.actions.append(ReadTable(message.copy, message.partial))
             case CopyEnd() if not frames:
                 self._taken_txn = message.position.txn
-                self._actions.append(TakeCopy(message, b""))
+                self.actions.append(TakeCopy(message, b""))
             case Piece() if len(frames) == 2:
                 self._take(message, frames)
             case _:
@@ -149,7 +145,7 @@ class Follower:
     def table_part(self, event: TablePart) -> None:
         """A piece of what the own pages hold."""
         message = Table(self._session, self._source, event.copy, event.first, event.last)
-        self._actions.append(SendBulk(None, message, (event.sums,)))
+        self.actions.append(SendBulk(None, message, (event.sums,)))
 
     def tick(self, now_ms: int) -> None:
         """Keep telling; change the path where contact asks for it."""
@@ -172,14 +168,14 @@ class Follower:
             return  # sent again after a reconnect
         if piece.index == piece.count - 1:
             self._taken_txn = piece.position.txn
-        self._actions.append(Journal(Chunk(piece.position, piece.index, piece.count, frames[0], frames[1])))
+        self.actions.append(Journal(Chunk(piece.position, piece.index, piece.count, frames[0], frames[1])))
 
     def _connect(self, path: int, now_ms: int) -> None:
         self._path = path
         self._home_since_ms = None
         self._attempt += 1
         self._answered = False
-        self._actions.append(ConnectBulk(path))
+        self.actions.append(ConnectBulk(path))
         self._tell(now_ms)
 
     def _tell(self, now_ms: int) -> None:
@@ -190,4 +186,4 @@ class Follower:
             message = Stored(self._session, self._source, self._copy, position, self.copied_bytes, self._rounds, self._held)
         else:
             message = Follow(self._session, self._source, position, self._attempt, self._held)
-        self._actions.append(SendBulk(None, message))
+        self.actions.append(SendBulk(None, message))

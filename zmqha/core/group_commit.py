@@ -97,6 +97,8 @@ class GroupCommit:
 
     def release(self) -> None:
         """Confirm what may be confirmed."""
+        if not self._unconfirmed:
+            return
         durable, released = self.durable_txn(), None
         while self._unconfirmed and self._unconfirmed[0][1] <= durable:
             released, _ = self._unconfirmed.popleft()

@@ -26,7 +26,7 @@ The machine records actions and performs nothing; ``broker`` drives it (receive,
 of role from ``state`` and ``step``. It knows nothing of messages, pages or sockets.
 """
 
-from zmqha.core.actions import Action, Halt, ResetPath, SaveFacts
+from zmqha.core.actions import Halt, ResetPath, SaveFacts
 from zmqha.core.acts import Acts
 from zmqha.core.events import Inspected, KeptBranch
 from zmqha.core.peer_protocol import (
@@ -114,12 +114,6 @@ class HA(Acts):
     def deadline_ms(self, now_ms: int) -> int:
         """When ``tick`` is needed next at the latest."""
         return self.pulse.deadline_ms(now_ms) if self.identity.peer_id else now_ms + 1000
-
-    def take_actions(self) -> list[Action]:
-        """Ordered work, handed over once."""
-        taken = self.actions + self.pulse.take_actions()
-        self.actions = []
-        return taken
 
     # --- answers of the store -----------------------------------------------------------------------------------------------
 

@@ -8,40 +8,36 @@ from zmqha.core.actions import Action, KeepBranch, ReadBranch, SettleBranch, Sta
 from zmqha.core.branch import Survey
 from zmqha.core.events import KeepRefused, SalvagePart, SalvageSettled, Surveyed
 from zmqha.core.ha import HA
+from zmqha.core.outbox import Outbox
 from zmqha.core.peer_protocol import Salvaged, Standing, State
 from zmqha.core.salvage import Salvager
 from zmqha.core.view import KEEP_AGAIN_MS, Step
 
 
-class LostBranch:
+class LostBranch(Outbox[Action]):
     """What this server has that the winner lacks."""
 
     def __init__(self, ha: HA) -> None:
+        super().__init__()
         self._ha = ha
-        self._salvager = Salvager(ha.timers, ha.contact)
+        self.salvager = Salvager(ha.timers, ha.contact)
         self._surveying = False
         self._discard_refused_ms: int | None = None
-        self._actions: list[Action] = []
         self.survey: Survey | None = None  # what would be handed over; None: nothing lost, or not counted yet
 
     @property
     def progress(self) -> tuple[int, int]:
         """Items sent, and durable at the winner."""
-        return self._salvager.progress
+        return self.salvager.progress
 
     @property
     def discarding(self) -> bool:
         """Was this branch given up by an operator, and there is no room yet to write that down."""
         return self._discard_refused_ms is not None
 
-    def take_actions(self) -> list[Action]:
-        """Ordered work, handed over once."""
-        taken, self._actions = self._actions, []
-        return self._salvager.take_actions() + taken
-
     def hear(self, message: Salvaged, now_ms: int) -> None:
         """The winner says how far it is."""
-        self._salvager.hear(message, now_ms)
+        self.salvager.hear(message, now_ms)
 
     def receive(self, event: Surveyed | KeepRefused | SalvagePart | SalvageSettled, now_ms: int) -> None:
         """News of the store thread."""
@@ -54,16 +50,16 @@ class LostBranch:
             case KeepRefused(error, order):
                 self._refused(order, f"{error.what}: {error.cause}; {error.cure}", now_ms)
             case SalvagePart():
-                self._salvager.part(event, now_ms)
+                self.salvager.part(event, now_ms)
             case SalvageSettled(into):
                 if ha.merging:
-                    self._salvager.stop()
+                    self.salvager.stop()
                     ha.keep_refused = ""
                     ha.branch_merged(into)
 
     def tick(self, now_ms: int) -> None:
         """Hand over while the role says so; else count what there is, for an operator who is waited for."""
-        ha, salvager = self._ha, self._salvager
+        ha, salvager = self._ha, self.salvager
         if ha.merging and not salvager.active:
             assert self.survey is not None, "a branch is kept and was not counted"
             salvager.start(ha.merge_into, ha.position.epoch, self.survey.common_txn, now_ms)
@@ -84,7 +80,7 @@ class LostBranch:
         if isinstance(order, StandDown):
             self._discard_refused_ms = now_ms
         elif ha.merging:
-            self._salvager.settle_refused(now_ms)
+            self.salvager.settle_refused(now_ms)
         ha.keep_refused, ha.keep_refused_ms = reason, now_ms
         ha.note("ha.keep_refused", reason=reason)
 
@@ -109,4 +105,4 @@ class LostBranch:
             return  # a damaged store is opened only by an operator's order
         elif self.survey is None and not self._surveying and ha.step is Step.NONE and ha.durable.standing is Standing.BEHIND:
             self._surveying = True
-            self._actions.append(KeepBranch(ha.diverged.common_txn, keep=False))
+            self.actions.append(KeepBranch(ha.diverged.common_txn, keep=False))

@@ -24,6 +24,7 @@ from zmqha.core.desk import Desk
 from zmqha.core.limits import MERGE_REPORTS
 from zmqha.core.merge_report import MergedRange, MergeReport, QueueReport
 from zmqha.core.message import check_name, cut, merged, read_head
+from zmqha.core.outbox import Outbox
 from zmqha.core.peer_protocol import NO_SESSION, Salvage, SalvageBegin, Salvaged, SalvageEnd, Session
 from zmqha.core.queues import Queue
 from zmqha.core.ranges import Range
@@ -43,12 +44,12 @@ class _Item:
         self.data = data
 
 
-class Merge:
+class Merge(Outbox[SendBulk | Note]):
     """Takes in one branch at a time."""
 
     def __init__(self, desk: Desk) -> None:
+        super().__init__()
         self._desk = desk
-        self._actions: list[SendBulk | Note] = []
         self.forget()
 
     def forget(self) -> None:
@@ -73,11 +74,6 @@ class Merge:
     def pending(self) -> bool:
         """Is there an item that can be taken in now."""
         return bool(self._items) and self._desk.hold is None and self._desk.refusal is None
-
-    def take_actions(self) -> list[SendBulk | Note]:
-        """Ordered work, handed over once."""
-        taken, self._actions = self._actions, []
-        return taken
 
     # --- the loser ----------------------------------------------------------------------------------------------------------
 
@@ -268,10 +264,10 @@ class Merge:
         self._told_ms = now_ms
         if self._route is not None:
             theirs, mine, attempt = self._asked
-            self._actions.append(SendBulk(self._route, Salvaged(mine, theirs, attempt, self._taken, self._durable)))
+            self.actions.append(SendBulk(self._route, Salvaged(mine, theirs, attempt, self._taken, self._durable)))
 
     def note(self, event: str, **fields: object) -> None:
-        self._actions.append(Note(event, tuple(fields.items())))
+        self.actions.append(Note(event, tuple(fields.items())))
 
 
 def _check(message: Salvage, data: bytes) -> None:

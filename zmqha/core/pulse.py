@@ -6,6 +6,7 @@ of ``timers``: a Beat every heartbeat_ms on every path, every FAST_BEAT_MS while
 
 from zmqha.core.actions import Action, ProbeGateway, ResetPath, SendControl
 from zmqha.core.contact import LONG_AGO, Contact
+from zmqha.core.outbox import Outbox
 from zmqha.core.peer_protocol import Beat, Control, Drop, Echo, Grant, Hello
 from zmqha.core.timers import FAST_BEAT_MS, Timers
 from zmqha.core.vote import Vote
@@ -15,21 +16,16 @@ RESET_PERIOD_MS = (
 )
 
 
-class Pulse:
+class Pulse(Outbox[Action]):
     """Sends and hears what keeps contact; owned by ``HA``."""
 
     def __init__(self, timers: Timers, contact: Contact, vote: Vote) -> None:
+        super().__init__()
         self.timers = timers
         self.contact = contact
         self.vote = vote
         self._beat_ms = LONG_AGO  # when the last Beat was sent
         self._probe_ms = LONG_AGO  # likewise the last probe
-        self._actions: list[Action] = []
-
-    def take_actions(self) -> list[Action]:
-        """Ordered work, handed over once."""
-        taken, self._actions = self._actions, []
-        return taken
 
     def hear(self, path: int, message: Control, now_ms: int) -> bool:
         """Take a control message into ``contact``; True if facts of the peer changed."""
@@ -40,7 +36,7 @@ class Pulse:
             case Beat():
                 if message.session == contact.peer_session:
                     echo = Echo(contact.session, message.session, message.seq, message.sent_ms)
-                    self._actions.append(SendControl(path, echo))
+                    self.actions.append(SendControl(path, echo))
                 return contact.hear_beat(path, message, now_ms)
             case Echo():
                 contact.hear_echo(path, message, now_ms, self.timers.lost_ms)
@@ -52,8 +48,8 @@ class Pulse:
     def beat(self, beat: Beat, hello: Hello, now_ms: int) -> None:
         """Send these facts on every path now."""
         if self.contact.knows != (hello.session, hello.number):
-            self._actions.append(SendControl(None, hello))
-        self._actions.append(SendControl(None, beat))
+            self.actions.append(SendControl(None, hello))
+        self.actions.append(SendControl(None, beat))
         self._beat_ms = now_ms
 
     def beat_due(self, now_ms: int) -> bool:
@@ -63,7 +59,7 @@ class Pulse:
     def probe_now(self, now_ms: int) -> None:
         """Ask the gateway at once (T8e)."""
         if self.vote.configured:
-            self._actions.append(ProbeGateway(now_ms))
+            self.actions.append(ProbeGateway(now_ms))
             self._probe_ms = now_ms
 
     def tick(self, now_ms: int) -> None:
@@ -80,7 +76,7 @@ class Pulse:
     def reset(self, index: int, now_ms: int) -> None:
         """Rebuild one path."""
         self.contact.paths[index].reset_ms = now_ms
-        self._actions.append(ResetPath(index))
+        self.actions.append(ResetPath(index))
 
     def deadline_ms(self, now_ms: int) -> int:
         """When ``tick`` or a Beat is needed next, as things stand now."""

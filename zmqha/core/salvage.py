@@ -20,6 +20,7 @@ from zmqha.core.actions import Action, ConnectBulk, ReadBranch, SendBulk, Settle
 from zmqha.core.branch import Batches, Differences, Done, Item, salvage_bytes
 from zmqha.core.contact import LONG_AGO, Contact
 from zmqha.core.events import SalvagePart
+from zmqha.core.outbox import Outbox
 from zmqha.core.peer_protocol import NO_SESSION, Salvage, SalvageBegin, Salvaged, SalvageEnd, ToWinner
 from zmqha.core.position import NO_EPOCH, Epoch
 from zmqha.core.timers import FAST_BEAT_MS, Timers
@@ -28,17 +29,17 @@ from zmqha.core.view import KEEP_AGAIN_MS
 STALL_MS = 2000  # without an answer, or with something sent and not taken, for this long: begin again
 
 
-class Salvager:
+class Salvager(Outbox[Action]):
     """Hands one branch over."""
 
     def __init__(self, timers: Timers, contact: Contact) -> None:
+        super().__init__()
         self._timers = timers
         self._contact = contact
         self._session = self._winner = NO_SESSION
         self._into = self._branch = NO_EPOCH
         self._common_txn = 0
         self._attempt = 0
-        self._actions: list[Action] = []
         self._clear()
 
     def _clear(self) -> None:
@@ -60,11 +61,6 @@ class Salvager:
         """Items sent, and durable at the winner."""
         return self._sent, self._durable
 
-    def take_actions(self) -> list[Action]:
-        """Ordered work, handed over once."""
-        taken, self._actions = self._actions, []
-        return taken
-
     def start(self, into: Epoch, branch: Epoch, common_txn: int, now_ms: int) -> None:
         """The store is kept: hand it over to the peer, which serves under ``into``."""
         self._session, self._winner = self._contact.session, self._contact.peer_session
@@ -74,7 +70,7 @@ class Salvager:
     def stop(self) -> None:
         """Not now: the role, the winner or contact changed."""
         if self.active:
-            self._actions.append(ConnectBulk(None))
+            self.actions.append(ConnectBulk(None))
         self._winner = NO_SESSION
         self._clear()
 
@@ -131,13 +127,13 @@ class Salvager:
 
     def _settle(self) -> None:
         self._settling, self._settle_refused_ms = True, None
-        self._actions.append(SettleBranch(self._into))
+        self.actions.append(SettleBranch(self._into))
 
     def _begin(self, now_ms: int) -> None:
         self._clear()
         self._attempt += 1
         self._heard_ms = self._moved_ms = now_ms
-        self._actions.append(ConnectBulk(self._contact.best_path(now_ms, self._timers.lost_ms) or 0))
+        self.actions.append(ConnectBulk(self._contact.best_path(now_ms, self._timers.lost_ms) or 0))
         self._ask(now_ms)
 
     def _ask(self, now_ms: int) -> None:
@@ -150,7 +146,7 @@ class Salvager:
         room = budget >= limits.SALVAGE_BYTES_TARGET and len(self._window) < limits.SALVAGE_WINDOW_ITEMS
         if room and self._answered and not self._reading and not self._end:
             self._reading = True
-            self._actions.append(ReadBranch(self._attempt, begin, self._common_txn, budget))
+            self.actions.append(ReadBranch(self._attempt, begin, self._common_txn, budget))
 
     def _send_item(self, item: Item) -> None:
         self._sent += 1
@@ -169,4 +165,4 @@ class Salvager:
             self._send(message, piece)
 
     def _send(self, message: ToWinner, *frames: bytes) -> None:
-        self._actions.append(SendBulk(None, message, frames))
+        self.actions.append(SendBulk(None, message, frames))

@@ -23,6 +23,7 @@ from zmqha.core import limits
 from zmqha.core.actions import Action, CopyOut, Note, SendBulk, StopCopy, TakeTable
 from zmqha.core.contact import LONG_AGO
 from zmqha.core.events import CopyBegun, CopyDone, CopyPart, RoundDone, TableNeeded
+from zmqha.core.outbox import Outbox
 from zmqha.core.pace import Pace
 from zmqha.core.peer_protocol import (
     NO_SESSION,
@@ -60,11 +61,11 @@ class Outstanding(NamedTuple):
     sent_ms: int
 
 
-class Source:
+class Source(Outbox[Action]):
     """Feeds at most one follower."""
 
     def __init__(self) -> None:
-        self._actions: list[Action] = []
+        super().__init__()
         self._copy = 0  # number of the newest copy; what the store still says of an older one is dropped
         self._clear()
 
@@ -87,15 +88,10 @@ class Source:
 
     def reset(self) -> None:
         """No follower any more."""
-        self._actions = [action for action in self._actions if not isinstance(action, CopyOut)]
+        self.actions = [action for action in self.actions if not isinstance(action, CopyOut)]
         if self.phase is Phase.COPYING:
-            self._actions.append(StopCopy())
+            self.actions.append(StopCopy())
         self._clear()
-
-    def take_actions(self) -> list[Action]:
-        """Ordered work, handed over once."""
-        taken, self._actions = self._actions, []
-        return taken
 
     # --- from the follower --------------------------------------------------------------------------------------------------
 
@@ -121,13 +117,13 @@ class Source:
         self._copy_moved_ms = now_ms
         self._asked_bytes = limits.COPY_WINDOW_BYTES
         self._copy += 1
-        self._actions.append(CopyOut(self._copy, begin=True, budget=limits.COPY_WINDOW_BYTES, held=held))
+        self.actions.append(CopyOut(self._copy, begin=True, budget=limits.COPY_WINDOW_BYTES, held=held))
 
     def table(self, sender: bytes, message: Table, sums: bytes) -> None:
         """A piece of what the follower's pages hold."""
         ours = (message.session, message.to_session) == (self._follower_session, self._session) and message.copy == self._copy
         if ours and sender == self._route:
-            self._actions.append(TakeTable(self._copy, message.first, sums, message.last))
+            self.actions.append(TakeTable(self._copy, message.first, sums, message.last))
 
     def stored(self, sender: bytes, message: Stored, now_ms: int) -> None:
         """An acknowledgement, repeated every heartbeat, so that a reconnected socket is noticed by its new routing id."""
@@ -154,7 +150,7 @@ class Source:
         if self._between and message.rounds == self._rounds:
             self._between = False
             self._pace.next_round(self._sent_bytes)
-            self._actions.append(CopyOut(self._copy, begin=False, budget=0, next_round=True))
+            self.actions.append(CopyOut(self._copy, begin=False, budget=0, next_round=True))
         self._ask_for_more()
 
     # --- from the store -----------------------------------------------------------------------------------------------------
@@ -178,7 +174,7 @@ class Source:
         """The store pinned a snapshot and knows what is to be sent of it."""
         if self._current(event.copy):
             self._total_bytes, self.way = event.page_size * event.pages, event.way
-            self._actions.append(Note("copy.begin", (("way", event.way), ("bytes", self._total_bytes))))
+            self.actions.append(Note("copy.begin", (("way", event.way), ("bytes", self._total_bytes))))
             self._bulk(CopyBegin(self._session, self._follower_session, self._copy, event.page_size, event.pages, event.way))
 
     def copy_part(self, event: CopyPart) -> None:
@@ -194,14 +190,14 @@ class Source:
             self._between = True
             if self._pace.round_done(self._sent_bytes):
                 fields = (("rounds", self._rounds), ("pause_ms", self._pace.slowest_ms))
-                self._actions.append(Note("copy.pace", fields))
+                self.actions.append(Note("copy.pace", fields))
             self._bulk(CopyRound(self._session, self._follower_session, event.position, event.meta, self._sent_bytes))
 
     def copy_done(self, event: CopyDone) -> None:
         """From here on every commit is shipped."""
         if self._current(event.copy):
             fields = (("way", self.way), ("bytes", self._sent_bytes), ("rounds", self._rounds), ("position", str(event.position)))
-            self._actions.append(Note("copy.done", fields))
+            self.actions.append(Note("copy.done", fields))
             self.phase = Phase.STREAMING
             self.acked = NOWHERE
             self._copy_end = event.position
@@ -305,8 +301,8 @@ class Source:
         budget = self._copied_bytes + limits.COPY_WINDOW_BYTES - self._asked_bytes
         if budget >= limits.CHUNK_BYTES_MAX:
             self._asked_bytes += budget
-            self._actions.append(CopyOut(self._copy, begin=False, budget=budget))
+            self.actions.append(CopyOut(self._copy, begin=False, budget=budget))
 
     def _bulk(self, message: Bulk, *frames: bytes) -> None:
         assert self._route is not None
-        self._actions.append(SendBulk(self._route, message, frames))
+        self.actions.append(SendBulk(self._route, message, frames))

@@ -11,7 +11,7 @@ import zmq
 
 from zmqha.transport import security, sockets
 from zmqha.transport.security import Keys
-from zmqha.transport.sockets import NON_BLOCKING, RECEIVE_MORE, Context, Socket
+from zmqha.transport.sockets import NON_BLOCKING, Context, Socket
 
 
 class PeerLink:
@@ -54,13 +54,12 @@ class PeerLink:
             for _ in range(budget):
                 if not int(get(sockets.EVENTS)) & sockets.READABLE:
                     break
-                frame = recv(NON_BLOCKING)
-                more = get(RECEIVE_MORE)
-                if not more and not self._skipping:
-                    frames.append(frame)
+                frame = recv(NON_BLOCKING, copy=False)
+                if not frame.more and not self._skipping:
+                    frames.append(frame.bytes)
                     continue
-                self.multipart += not more
-                self._skipping = bool(more)
+                self.multipart += not frame.more
+                self._skipping = frame.more
         except zmq.Again:
             pass
         return frames

@@ -18,7 +18,7 @@ import zmq
 from zmq.utils import z85
 
 from zmqha.errors import ConfigError
-from zmqha.transport.sockets import NON_BLOCKING, RECEIVE_MORE, Context, Socket
+from zmqha.transport.sockets import NON_BLOCKING, Context, Socket
 
 PEER_DOMAIN = "peer"
 CLIENT_DOMAIN = "client"
@@ -99,10 +99,7 @@ class KeyGate:
         """Answers up to ``budget`` waiting handshakes."""
         try:
             for _ in range(budget):
-                request = [self.socket.recv(NON_BLOCKING)]
-                while self.socket.get(RECEIVE_MORE):
-                    request.append(self.socket.recv(NON_BLOCKING))
-                self.socket.send_multipart(self._answer(request), NON_BLOCKING)
+                self.socket.send_multipart(self._answer(self.socket.recv_multipart(NON_BLOCKING)), NON_BLOCKING)
         except zmq.Again:
             pass
 
