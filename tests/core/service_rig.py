@@ -5,7 +5,7 @@ from typing import Any
 
 from zmqha.core.actions import Fetch, SendToClient
 from zmqha.core.client_protocol import Command, Durability, Envelope, Open, Refused, decode
-from zmqha.core.commits import COMPANY_MS
+from zmqha.core.commits import SPACING_MS
 from zmqha.core.merge_report import MergeReport
 from zmqha.core.message import batch_of
 from zmqha.core.position import NO_EPOCH, Epoch
@@ -91,6 +91,7 @@ class Rig:
         self.works: list[Work] = []  # taken, not released
         self.reads: list[tuple[int, bytes]] = []
         self.now_ms = 1000
+        self._later_ms = 0
         self.counter = 1
         self.got: list[tuple[bytes, Envelope]] = []
         self.service.open(self.store.image(), Epoch(1, 1), self.now_ms)
@@ -116,9 +117,9 @@ class Rig:
         return new
 
     def take(self, max_bytes: int = 1 << 22) -> Work | None:
-        """What the next transaction writes; acknowledgements do not wait for company here."""
-        later_ms = self.now_ms + COMPANY_MS
-        work = self.service.take_work(max_bytes, self.now_ms) or self.service.take_work(max_bytes, later_ms)
+        """What the next transaction writes; acknowledgements wait for no company and for no time here."""
+        self._later_ms = max(self._later_ms, self.now_ms) + SPACING_MS
+        work = self.service.take_work(max_bytes, self.now_ms) or self.service.take_work(max_bytes, self._later_ms)
         if work is not None:
             self.works.append(work)
         return work

@@ -27,7 +27,7 @@ from zmqha.core.client_protocol import (
     Subscribe,
     Unsubscribe,
 )  # fmt: skip
-from zmqha.core.commits import COMPANY_MS, FLOW_MS
+from zmqha.core.commits import COMPANY_MS, FLOW_MS, SPACING_MS
 from zmqha.core.message import records
 from zmqha.core.position import NO_EPOCH, Epoch
 from zmqha.core.service import ServiceSettings
@@ -197,6 +197,25 @@ def test_while_sends_flow_acknowledgements_wait_a_moment_for_one_and_share_its_c
     assert alone is not None and (len(alone.appends), len(alone.cursors)) == (0, 1)
     rig.say(A, Ack(1, ((2, 3),)))
     assert service.take_work(1 << 20, now_ms + 90 + FLOW_MS) is not None  # none is to be expected: at once
+
+
+def test_without_sends_commits_of_acknowledgements_are_spaced_and_the_first_goes_at_once() -> None:
+    rig = rig_with(*"abcdefgh", *"more")
+    subscribe(rig, A)
+    service, start_ms = rig.service, rig.now_ms + 10_000
+    taken = []
+    for offset in range(8):
+        now_ms = start_ms + 4 * offset
+        rig.say(A, Ack(1, ((offset, offset + 1),)))
+        if service.take_work(1 << 20, now_ms) is not None:
+            taken.append(now_ms - start_ms)
+            continue
+        assert service.company_ms == start_ms + taken[-1] + SPACING_MS, "the loop must wake up for it"
+    assert taken == [0, 12, 24]
+    assert service.take_work(1 << 20, start_ms + 33) is None
+    assert service.take_work(1 << 20, start_ms + 34) is not None
+    admin(rig, "queue.purge", name="q")
+    assert service.take_work(1 << 20, start_ms + 35) is not None, "an operator waits for this one"
 
 
 def test_what_an_operator_waits_for_does_not_wait_for_company() -> None:

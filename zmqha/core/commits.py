@@ -4,7 +4,8 @@ Everything but a send is kept as *what changed* (queues whose cursor or row move
 Work that was undone only marks its queues as changed again. A send is kept as it is, gets its offset when a Work takes it, and is
 refused when that Work is undone. Replies ride along and leave in ``Service.released``.
 
-While sends flow, acknowledgements wait a moment for one, so that they share its commit. Sends never wait.
+Sends never wait. Nobody waits for an acknowledgement to be recorded: while sends flow it waits a moment for one, to share its commit;
+otherwise such commits are spaced, so that a quick consumer costs a hundred of them a second and not as many as the disks can do.
 """
 
 from collections import deque
@@ -19,6 +20,7 @@ from zmqha.core.queues import Queue
 from zmqha.core.work import Append, CursorRow, DestinationRow, ProducerRow, Work
 
 COMPANY_MS = 3  # what nobody waits for waits this long for a send to share its commit: about what a lone commit takes
+SPACING_MS = 10  # from one commit to the next of what nobody waits for; after a takeover so much may come again
 FLOW_MS = 20  # sends flow: one was on its way to the disks less than this ago
 DROPPED_VALUES_MAX = 4096  # log values deleted in one transaction: a purged queue goes in pieces, not in one long stall
 
@@ -85,7 +87,8 @@ class Ticket:
     """What a Work holds, and who waits for it."""
 
     __slots__ = (
-        "answers", "described", "dropped_queues", "dropped_values", "duplicates", "marks", "number", "sends", "touched", "value",
+        "answers", "described", "dropped_queues", "dropped_values", "duplicates", "hurries", "marks", "number", "sends", "touched",
+        "value",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -97,12 +100,9 @@ class Ticket:
         self.dropped_queues: list[int] = []
         self.dropped_values: tuple[int, ...] = ()
         self.answers: list[Answer] = []
+        self.hurries = False  # an operator waits for one of them
         self.duplicates: list[Duplicate] = []
         self.marks: list[tuple[int, MergeMark]] = []  # (sends accepted by then, mark)
-
-    @property
-    def changes_something(self) -> bool:
-        return bool(self.dropped_values or self.sends or self.describes())
 
     def describes(self) -> bool:
         return bool(self.touched or self.described or self.dropped_queues or self.marks)
@@ -112,8 +112,8 @@ class Commits:
     """The line from accepted to durable."""
 
     __slots__ = (
-        "_accepted", "_alone_ms", "_last_number", "_last_send_ms", "_last_value", "_next", "_outstanding", "_sends", "_values",
-        "waiting_bytes",
+        "_accepted", "_alone_ms", "_last_number", "_last_send_ms", "_last_value", "_next", "_outstanding", "_sends", "_taken_ms",
+        "_values", "company_ms", "waiting_bytes",
     )  # fmt: skip
 
     def __init__(self, values: ValueTable, last_value: int) -> None:
@@ -126,6 +126,8 @@ class Commits:
         self._outstanding: deque[Ticket] = deque()
         self._last_send_ms = LONG_AGO  # when one was last seen waiting or on its way
         self._alone_ms: int | None = None  # since when only acknowledgements and the like wait
+        self._taken_ms = LONG_AGO  # when the last Work was taken
+        self.company_ms: int | None = None  # when what waits for company, or for its time, goes; None if nothing does
         self.waiting_bytes = 0
 
     # --- filling ------------------------------------------------------------------------------------------------------------
@@ -169,6 +171,7 @@ class Commits:
         if ticket is None:
             return False
         ticket.answers.append(answer)
+        ticket.hurries = ticket.hurries or isinstance(answer.command, Reply)
         return True
 
     def confirm_later(self, duplicate: Duplicate) -> bool:
@@ -191,40 +194,42 @@ class Commits:
         """Nothing waits and nothing is on its way (log values to be dropped do not count)."""
         return not (self._sends or self._outstanding or self._next.describes())
 
-    @property
-    def company_ms(self) -> int | None:
-        """When what waits for company goes alone; None if nothing does."""
-        return None if self._alone_ms is None else self._alone_ms + COMPANY_MS
+    def _goes_ms(self, since_ms: int) -> int:
+        """When what nobody waits for, and no send with it, is to be taken; it has waited since then.
 
-    def _waits_for_company(self, now_ms: int) -> bool:
-        """Nobody waits for an acknowledgement's answer, and a commit of its own would stand between two of sends.
-
-        While a send is on its way the next one is about to come: most producers send it when they see the confirm.
+        A commit of its own would stand between two of sends. While a send is on its way the next one is about to come: most producers
+        send it when they see the confirm.
         """
-        ticket, since_ms = self._next, self._alone_ms
-        self._alone_ms = None
-        if self._sends or any(each.sends for each in self._outstanding):
-            self._last_send_ms = now_ms
-        flows = now_ms - self._last_send_ms < FLOW_MS
-        if self._sends or not flows or ticket.described or ticket.dropped_queues or ticket.marks:
-            return False
-        if not (ticket.touched or self._values.waiting):
-            return False
-        since_ms = max(self._last_send_ms, now_ms if since_ms is None else since_ms)
-        if now_ms - since_ms < COMPANY_MS:
-            self._alone_ms = since_ms
-        return self._alone_ms is not None
+        ticket = self._next
+        if ticket.hurries or ticket.described or ticket.dropped_queues or ticket.marks:
+            return LONG_AGO
+        if since_ms - self._last_send_ms < FLOW_MS:
+            return max(self._last_send_ms, since_ms) + COMPANY_MS
+        return self._taken_ms + SPACING_MS
 
     def take(self, max_bytes: int, now_ms: int) -> Work | None:
         """The next group commit; None if nothing waits, or only what waits for company."""
-        if self._waits_for_company(now_ms):
+        ticket, sends = self._next, bool(self._sends)
+        self.company_ms = None
+        if sends or any(each.sends for each in self._outstanding):
+            self._last_send_ms = now_ms
+        if not (sends or self._values.waiting or ticket.describes()):
+            self._alone_ms = None
             return None
-        ticket = self._next
+        if not sends:
+            if self._alone_ms is None:
+                self._alone_ms = now_ms
+            goes_ms = self._goes_ms(self._alone_ms)
+            if now_ms < goes_ms:
+                self.company_ms = goes_ms
+                return None
+        self._alone_ms = None
         if self._values.waiting:
             ticket.dropped_values = self._values.collect(DROPPED_VALUES_MAX)
-        if not self._sends and not ticket.changes_something:
-            return None
+            if not (sends or ticket.dropped_values or ticket.describes()):
+                return None
         self._next = Ticket()
+        self._taken_ms = now_ms
         self._last_number += 1
         ticket.number = self._last_number
         appends, producers, size = self._take_sends(ticket, max_bytes)
