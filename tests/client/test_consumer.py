@@ -1,12 +1,14 @@
 """The subscription: what is held, acknowledged and said again after a takeover; and the ranges it counts with."""
 
+from types import SimpleNamespace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zmqha.client.consumer import HELD_RANGES_MAX, Stage, Subscription
 from zmqha.client.ranges import Ranges
-from zmqha.client.receiver import _Desk
+from zmqha.client.receiver import Consumer, _Desk
 from zmqha.client.session import Session
 from zmqha.client.window import WINDOW_MIN
 from zmqha.core.client_protocol import Ack, Credit, Deliver, Nack, Subscribe, Unsubscribe
@@ -153,6 +155,40 @@ def test_an_acknowledgement_of_a_message_of_another_branch_is_ignored():
     assert subscription.take() == []
     _Desk(session, subscription).ack(2)
     assert subscription.take() == [Ack(subscription.number, ((2, 3),))]
+
+
+class Engine:
+    """As far as a consumer needs one. What happens while it waits is given; a second wait ends by its timeout."""
+
+    options = SimpleNamespace(failover_timeout=-1)
+
+    def __init__(self, session, meanwhile):
+        self.session, self._meanwhile = session, [meanwhile]
+
+    def wait(self, condition, done, seconds, patience):
+        if self._meanwhile:
+            self._meanwhile.pop()()
+        return done()
+
+
+def test_a_consumer_that_waits_while_the_branch_changes_gets_all_that_comes_and_acknowledges_it_there():
+    session = Session(lambda: None)
+    with session.lock:
+        subscription = session.subscribe("q", 10)
+    subscription.take()
+    subscription.subscribed([])
+    subscription.deliver(delivery(0, 2), Epoch(3, 11))
+
+    def change_branch():
+        subscription.lost()
+        subscription.take()
+        subscription.subscribed([], [Epoch(3, 33)])
+        subscription.deliver(delivery(0, 4), Epoch(3, 33))
+
+    consumer = Consumer(Engine(session, change_branch), subscription, auto=True, timeout=None)
+    assert [message.offset for message in consumer] == [0, 1, 0, 1, 2, 3]
+    assert subscription.take() == [Ack(subscription.number, ((0, 4),))]
+    consumer._closed = True
 
 
 def test_closing_acknowledges_first_and_gives_back_the_rest():

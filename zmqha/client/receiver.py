@@ -118,13 +118,18 @@ class Consumer:
         """A takeover gave some of our messages to others: hand out only what is left."""
         subscription, delivery = self._subscription, self._delivery
         with self._engine.session.lock:
-            self._losses = subscription.losses
-            if self._desk.branch != subscription.branch:
-                self._desk, delivery = _Desk(self._engine.session, subscription), None
-            if delivery is not None:
+            if delivery is not None and self._desk.branch == subscription.branch:
                 delivery.at = self._at
                 subscription.buffer.extendleft(reversed(subscription.still_held(delivery)))
+            self._catch_up()
         self._delivery, self._at, self._stop = None, 0, 0
+
+    def _catch_up(self) -> None:
+        """With the lock held and nothing of an earlier delivery left: what comes now is as the subscription is now."""
+        subscription = self._subscription
+        self._losses = subscription.losses
+        if self._desk.branch != subscription.branch:
+            self._desk = _Desk(self._engine.session, subscription)
 
     def _load(self) -> Delivery:
         """The next delivery; StopIteration after the timeout or when closed. Raises what ended the subscription."""
@@ -145,6 +150,7 @@ class Consumer:
                 if subscription.error is not None:
                     raise again(subscription.error)
                 raise StopIteration
+            self._catch_up()  # a takeover may have come while this waited
             delivery = subscription.buffer.popleft()
         self._delivery, self._at, self._stop = delivery, delivery.at, delivery.stop
         return delivery
