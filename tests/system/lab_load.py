@@ -52,7 +52,7 @@ class Producer:
         self.history = history
         self.name = name
         self.rate = rate
-        self.stop = threading.Event()
+        self.stopping = False  # set by a signal handler: an Event may be locked by the very thread that the handler interrupts
         self._open: deque[tuple[int, Handle]] = deque()
         self._tap()
 
@@ -75,7 +75,10 @@ class Producer:
         reaper = threading.Thread(target=self._reap, daemon=True)
         reaper.start()
         seq, due = 0, time.monotonic()
-        while not self.stop.wait(max(0.0, due - time.monotonic())):
+        while True:
+            time.sleep(max(0.0, due - time.monotonic()))
+            if self.stopping:
+                break
             due = max(due + 1 / self.rate, time.monotonic() - 0.1)
             if len(self._open) >= OPEN_MAX * min(1.0, self.rate / 100):
                 continue
@@ -137,7 +140,7 @@ def main(url: str, file: str, name: str, rate: str = "0", mode: str = "") -> Non
             return
         client = zmqha.connect(url, wait=False, failover_timeout=-1, reconnect_max=0.1)
         producer = Producer(client, history, name, float(rate))
-        signal.signal(signal.SIGUSR1, lambda *_: producer.stop.set())
+        signal.signal(signal.SIGUSR1, lambda *_: setattr(producer, "stopping", True))
         if mode == "watch":
             threading.Thread(target=watch, args=(client, history), daemon=True).start()
         producer.run(SETTLE_ONE_S if mode else SETTLE_S)
