@@ -200,7 +200,7 @@ def test_while_sends_flow_acknowledgements_wait_a_moment_for_one_and_share_its_c
 
 
 def test_without_sends_commits_of_acknowledgements_are_spaced_and_the_first_goes_at_once() -> None:
-    rig = rig_with(*"abcdefgh", *"more")
+    rig = rig_with(*"abcdefghijkl")
     subscribe(rig, A)
     service, start_ms = rig.service, rig.now_ms + 10_000
     taken = []

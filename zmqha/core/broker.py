@@ -250,10 +250,8 @@ class Broker:
 
     def deadline_ms(self, now_ms: int) -> int:
         """When ``tick`` is needed next at the latest, if nothing happens."""
-        due_ms, service_ms, company_ms = self._ha_due_ms, self.service.deadline_ms(), self.group_commit.company_ms
-        if service_ms is not None and service_ms < due_ms:
-            due_ms = service_ms
-        return company_ms if company_ms is not None and company_ms < due_ms else due_ms
+        wanted = (self._ha_due_ms, self.service.deadline_ms(), self.group_commit.company_ms)
+        return min(each for each in wanted if each is not None)
 
     def take_actions(self) -> list[Action]:
         """Everything to be done, in order: what changes a role first, then pages, then clients."""

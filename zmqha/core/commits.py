@@ -202,13 +202,13 @@ class Commits:
         """
         ticket = self._next
         if ticket.hurries or ticket.described or ticket.dropped_queues or ticket.marks:
-            return LONG_AGO
+            return LONG_AGO  # at once
         if since_ms - self._last_send_ms < FLOW_MS:
             return max(self._last_send_ms, since_ms) + COMPANY_MS
         return self._taken_ms + SPACING_MS
 
     def take(self, max_bytes: int, now_ms: int) -> Work | None:
-        """The next group commit; None if nothing waits, or only what waits for company."""
+        """The next group commit; None if nothing waits, or only what waits for company or for its time."""
         ticket, sends = self._next, bool(self._sends)
         self.company_ms = None
         if sends or any(each.sends for each in self._outstanding):

@@ -32,7 +32,7 @@ class GroupCommit:
         self._attempt = 0
         self._begun_ms = LONG_AGO  # when the last one was begun
         self._paused_until_ms = LONG_AGO
-        self.company_ms: int | None = None  # until then acknowledgements wait for a send to share its commit
+        self.company_ms: int | None = None  # until then acknowledgements wait for a send to share its commit, or for their time
 
     # --- what the store thread says -----------------------------------------------------------------------------------------
 

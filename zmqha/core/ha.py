@@ -22,8 +22,8 @@ something durable puts the machine into a *step*; while a step runs no other row
 that ends a role goes through the step INSPECT, because a WAITING node must know exactly where its store stands before it may be
 compared with its peer.
 
-The machine records actions and performs nothing; ``broker`` drives it (receive, tick, deadline_ms, take_actions) and learns of changes
-of role from ``state`` and ``step``. It knows nothing of messages, pages or sockets.
+The machine records actions and performs nothing, and so does its ``pulse``; ``broker`` drives it (receive, tick, deadline_ms), takes
+the actions of both and learns of changes of role from ``state`` and ``step``. It knows nothing of messages, pages or sockets.
 """
 
 from zmqha.core.actions import Halt, ResetPath, SaveFacts

@@ -245,7 +245,7 @@ class Service:
 
     def take_work(self, max_bytes: int, now_ms: int) -> Work | None:
         """The next transaction: everything that waits, batches up to ``max_bytes`` (at least one); None if nothing waits, or only
-        what waits for a send to share its transaction, until ``company_ms``."""
+        what waits for a send to share its transaction, or for its time, until ``company_ms``."""
         return self._desk.commits.take(max_bytes, now_ms)
 
     @property
