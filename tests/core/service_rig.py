@@ -4,6 +4,7 @@ import copy
 from typing import Any
 
 from zmqha.core.actions import Fetch, SendToClient
+from zmqha.core.branch import NO_PAST, Past
 from zmqha.core.client_protocol import Command, Durability, Envelope, Open, Refused, decode
 from zmqha.core.commits import SPACING_MS
 from zmqha.core.merge_report import MergeReport
@@ -35,7 +36,6 @@ class ToyStore:
         self.producers: dict[tuple[int, int], ProducerRow] = {}
         self.values: dict[int, bytes] = {}
         self.index: dict[int, list[Stored]] = {}
-        self.last_value = 0
         self.last_number = 0
         self.reports: dict[int, MergeReport] = {}
 
@@ -50,8 +50,7 @@ class ToyStore:
         for producer in work.producers:
             self.producers[producer.producer, producer.destination] = producer
         if work.value:
-            assert work.value > self.last_value
-            self.last_value = work.value
+            assert work.value > max(self.index, default=0)
             self._append(work)
         for value in work.dropped_values:
             del self.values[value], self.index[value]
@@ -75,11 +74,12 @@ class ToyStore:
         assert len(batch) == fetch.length
         return batch
 
-    def image(self) -> StoreImage:
+    def image(self, past: Past = NO_PAST) -> StoreImage:
+        """As ``LmdbStore``: of a log that was emptied no number is left but those that the past remembers."""
         log = [stored for value in sorted(self.index) for stored in self.index[value]]
         rows = tuple(self.destinations.values()), tuple(self.cursors.values()), tuple(self.producers.values())
         reports = tuple(self.reports[number] for number in sorted(self.reports))
-        return StoreImage(*rows, tuple(log), self.last_value, self.last_number, reports)
+        return StoreImage(*rows, tuple(log), past.newest_value(max(self.index, default=0)), self.last_number, reports)
 
 
 class Rig:

@@ -304,7 +304,7 @@ class StoreThread:
         self._opened = True
         txn = self._history.at(position)
         by_peer = bool(txn.lineage) and txn.lineage[-1].writer != self._node
-        self._past.opened(self.store.image(), position.txn, txn.past, written_by_peer=by_peer)
+        self._past.opened(self.store.image(txn.past), position.txn, txn.past, written_by_peer=by_peer)
 
     def _begin_epoch(self, epoch: Any, mode: Mode, reason: str, peer_holds: int) -> Txn:
         self._past.peer_holds(peer_holds)
@@ -327,7 +327,7 @@ class StoreThread:
         assert self.store is not None
         if self._opened:
             self._opened = False
-            image = self.store.image()
+            image = self.store.image(self._history.at(position).past)
         txn = self._history.at(position)
         self._report(ev.Claimed(position, txn.lineage, image))
 

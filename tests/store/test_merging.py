@@ -155,6 +155,23 @@ def test_signs_of_life_are_given_while_a_branch_is_counted_and_read(tmp_path: Pa
     branch.close()
 
 
+def test_what_is_stored_after_a_drain_and_a_restart_is_handed_over(tmp_path: Path) -> None:
+    store = made(tmp_path)
+    common_txn = store.position.txn
+    store.begin_epoch(Epoch(2, 7), Mode.SOLE, "a", "the peer is gone", 0, common_txn)
+    store.commit(Work(9, 0, cursors=(CursorRow(1, 3, (), ()),), dropped_values=(1,)), Epoch(2, 7), 0)
+    store.close()
+    store = LmdbStore(tmp_path, store.position)
+    image = store.image("a")
+    store.begin_epoch(Epoch(3, 7), Mode.SOLE, "a", "resumed alone", 0, 0)
+    store.commit(append(image.last_value + 1, 3, "new"), Epoch(3, 7), 0)
+    store.close()
+    branch = Branch(tmp_path / STORE_FILE, common_txn)
+    (batches,) = [item for item in branch.items() if isinstance(item, Batches)]
+    branch.close()
+    assert [one.body for one in slices(batches)] == [b"new"]
+
+
 def slices(batches: Batches) -> list[object]:
     found, at = [], 0
     for _, length in batches.entries:

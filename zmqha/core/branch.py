@@ -44,6 +44,13 @@ class Past(NamedTuple):
     queues: tuple[PastQueue, ...]
     unsure: tuple[PastCommit, ...] = ()
 
+    def newest_value(self, in_log: int) -> int:
+        """The newest log value that a store with this past ever had, as far as it matters; ``in_log`` is the newest that is still there.
+
+        A new value must lie above: one with a number from before the fork would not be handed over in a merge.
+        """
+        return max(in_log, self.last_value, *(commit.last_value for commit in self.unsure))
+
 
 NO_PAST = Past(0, 0, ())
 

@@ -273,8 +273,8 @@ class LmdbStore:
             log = records.read_log(txn.cursor(db=self._log), alive)
         reports.sort(key=lambda report: report.number)
         image = StoreImage(
-            tuple(destinations), tuple(cursors), tuple(producers), log, log.value[-1] if log.value else 0, self._number,
-            tuple(reports),
+            tuple(destinations), tuple(cursors), tuple(producers), log, past.newest_value(log.value[-1] if log.value else 0),
+            self._number, tuple(reports),
         )  # fmt: skip
         by_peer = bool(node) and bool(self.lineage) and self.lineage[-1].writer != node
         self.past.opened(image, self.position.txn, past, written_by_peer=by_peer)
