@@ -128,6 +128,21 @@ def test_in_the_store_of_another_branch_known_offsets_are_forgotten_and_shown_ag
     assert subscription.take() == []
 
 
+def test_of_a_queue_that_was_made_again_known_offsets_are_forgotten_and_shown_again():
+    subscription = Subscription(5, "q", 100)
+    subscription.take()
+    subscription.subscribed([], queue=1)
+    subscription.deliver(delivery(0, 3))
+    subscription.ack(0)
+    subscription.lost()
+    subscribe, *_ = subscription.take()
+    assert (subscribe.held, subscribe.queue) == (((0, 3),), 1)
+    subscription.subscribed([], queue=2)
+    assert subscription.deliver(delivery(0, 3))
+    assert buffered(subscription) == [0, 1, 2]
+    assert subscription.take() == []
+
+
 @pytest.mark.parametrize("epochs", [[Epoch(2, 2), Epoch(3, 11)], None])
 def test_in_a_store_that_knows_the_epoch_of_the_last_delivery_offsets_stay(epochs):
     subscription = opened()
@@ -211,7 +226,7 @@ def test_closing_across_a_takeover_still_records_the_acknowledgements():
     subscription.close()
     subscription.take()
     subscription.lost()
-    (subscribe,) = subscription.take()
+    subscribe, *_ = subscription.take()
     assert (subscribe.held, subscribe.messages) == (((0, 1),), 1)
     subscription.subscribed([(0, 1)])
     assert subscription.take() == [Ack(5, ((0, 1),)), Unsubscribe(5)]

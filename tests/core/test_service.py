@@ -68,9 +68,9 @@ def texts(commands: list[Command]) -> list[list[str]]:
 
 
 def subscribe(
-    rig: Rig, client: bytes, *, messages: int = MANY, size: int = MUCH, number: int = 1, held: tuple = ()
+    rig: Rig, client: bytes, *, messages: int = MANY, size: int = MUCH, number: int = 1, held: tuple = (), queue: int = 0
 ) -> list[Command]:
-    return rig.say(client, Subscribe(number, "q", messages, size, held))
+    return rig.say(client, Subscribe(number, "q", messages, size, held, queue))
 
 
 def admin(rig: Rig, verb: str, **arguments: object) -> list[Command]:
@@ -523,18 +523,32 @@ def test_after_a_takeover_old_messages_are_redelivered_and_new_ones_are_not() ->
 
 def test_held_ranges_are_in_flight_again_and_acknowledged_ones_do_not_come_back() -> None:
     rig = rig_with(*"abcdef")
-    subscribe(rig, A)
+    queue = only(subscribe(rig, A), Reply)[0].result["queue"]
     rig.say(A, Ack(1, ((0, 1), (2, 3))))
     rig.settle()
     rig.takeover()
     rig.open(A, B)
-    reply = only(subscribe(rig, A, messages=3, held=((0, 5),)), Reply)[0]
+    reply = only(subscribe(rig, A, messages=3, held=((0, 5),), queue=queue), Reply)[0]
     assert reply.result["held"] == [[1, 2], [3, 5]]
     assert reply.result["epochs"][-1] == [2, 1]
     subscribe(rig, B)
     assert texts(rig.settle())[-1:] == [["f"]]
     assert rig.say(A, Ack(1, ((0, 5),))) == []
     assert rig.settle() == [Acked(1, ((0, 5),))]
+
+
+def test_what_was_held_of_a_removed_queue_is_not_taken_from_the_new_one_of_that_name() -> None:
+    rig = rig_with("old")
+    queue = only(subscribe(rig, A), Reply)[0].result["queue"]
+    rig.service.unreachable(A)
+    admin(rig, "queue.rm", name="q", force=True)
+    rig.say(P, Send("q", bodies("new")))
+    rig.settle()
+    rig.takeover()  # "new" is returned, as if somebody had seen it
+    rig.open(A, P)
+    reply = only(subscribe(rig, A, held=((0, 1),), queue=queue), Reply)[0]
+    assert reply.result["held"] == [] and reply.result["queue"] != queue
+    assert texts(rig.settle()) == [["new"]]
 
 
 def test_counts_of_what_came_back_survive_a_takeover() -> None:

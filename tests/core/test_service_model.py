@@ -62,6 +62,7 @@ class ServiceModel(RuleBasedStateMachine):
         self.clients = {client: Consumer() for client in CLIENTS}
         self.persisted: dict[tuple[str, int], int] = {}  # deliveries that the store knew at the last takeover
         self.asked: dict[int, str] = {}  # request of an ACK -> queue
+        self.numbers: dict[str, int] = {}  # of queues
         self.serial = 0
         self.seen = 0
         for client in CLIENTS:
@@ -242,8 +243,9 @@ class ServiceModel(RuleBasedStateMachine):
         remembered = sorted(consumer.remembers.pop(queue, set())) if hold else []
         consumer.queue_of[number], consumer.holds[number] = queue, set()
         held = tuple((offset, offset + 1) for offset in remembered)
-        heard = self.rig.say(client, Subscribe(number, queue, messages, size, held))
+        heard = self.rig.say(client, Subscribe(number, queue, messages, size, held, self.numbers.get(queue, 0)))
         reply = next(c for c in heard if isinstance(c, Reply))
+        self.numbers[queue] = reply.result["queue"]  # another one if it was lost with a takeover before it was durable
         taken = {offset for first, end in reply.result["held"] for offset in range(first, end)}
         assert taken <= set(remembered) and len(taken) <= messages
         for offset in taken:

@@ -362,7 +362,7 @@ def any_death_notice_is_obeyed(patch: Patch) -> None:
 
 def offsets_outlive_their_branch(patch: Patch) -> None:
     subscribed = Subscription.subscribed
-    patch.setattr(Subscription, "subscribed", lambda self, taken, epochs=None: subscribed(self, taken))
+    patch.setattr(Subscription, "subscribed", lambda self, taken, epochs=None, queue=0: subscribed(self, taken, queue=queue))
 
 
 def drop_dedupe(patch: Patch) -> None:

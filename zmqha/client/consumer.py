@@ -8,7 +8,8 @@ Every offset that came is, here, in one of::
     (nowhere)  recorded, or given back
 
 Offsets count in the store that delivered them. If two servers served alone and the session moves to the store of the other one, they
-mean other messages there: all four are forgotten (``branch`` counts that), and what the application still says of them is ignored.
+mean other messages there; so they do in a queue that was removed and made again meanwhile. Then all four are forgotten (``branch``
+counts that), and what the application still says of them is ignored.
 
 After a takeover SUBSCRIBE lists held and acking, so the new active counts them as ours, and ACK says acking again. What is
 delivered although it is held here is dropped; what is delivered although it is acknowledged is dropped and acknowledged again.
@@ -93,6 +94,7 @@ class Subscription:
         self.branch = 0  # counts changes to a store where the offsets known here mean other messages
         self.losses = 0  # counts times that something held was taken away: who iterates must look again
         self._epoch = NO_EPOCH  # under which something was delivered last
+        self._queue = 0  # number of the queue that offsets count in; 0 = not known yet
         self._listed: tuple[Range, ...] = ()  # as held in the SUBSCRIBE that is unanswered
         self._done: list[list[int]] = []  # acknowledged by the application, as [first, end); not yet in ``acking``
         self._unsaid: list[Range] = []  # in ``acking``, not sent in this session
@@ -145,17 +147,19 @@ class Subscription:
 
     # --- the server's side --------------------------------------------------------------------------------------------------
 
-    def subscribed(self, taken: Iterable[Range] | None, epochs: Collection[Epoch] | None = None) -> None:
+    def subscribed(self, taken: Iterable[Range] | None, epochs: Collection[Epoch] | None = None, queue: int = 0) -> None:
         """SUBSCRIBE was answered. ``taken``: what of the listed ranges is in flight to us again (None: all of it).
 
         The rest is recorded already, or somebody else has it now: it is neither handed out nor acknowledged by us. ``epochs``: of the
-        server's store (None: it does not say).
+        server's store (None: it does not say). ``queue``: number of the queue (0: it does not say).
         """
         if self.stage is not Stage.ASKED:
             return
         self.stage = Stage.OPEN
         self._gather()
-        if epochs is not None and self._epoch != NO_EPOCH and self._epoch not in epochs:
+        made_again = bool(queue and self._queue) and queue != self._queue
+        self._queue = queue
+        if made_again or (epochs is not None and self._epoch != NO_EPOCH and self._epoch not in epochs):
             self._change_branch(taken or ())
         elif taken is not None and self._listed:
             ours = Ranges(taken)
@@ -336,7 +340,7 @@ class Subscription:
                 held.add(first, end)
         room = min(limits.CREDIT_MESSAGES_MAX, wanted)
         self._listed = tuple(held)[:HELD_RANGES_MAX]
-        command = Subscribe(self.number, self.destination, room, CREDIT_BYTES, self._listed)
+        command = Subscribe(self.number, self.destination, room, CREDIT_BYTES, self._listed, self._queue)
         self._said_window = room
         return [command, *self._credit()]
 

@@ -254,7 +254,7 @@ class Session:
     def _replied(self, number: int, result: Any) -> None:
         subscription = self._subscribes.pop(number, None)
         if subscription is not None:
-            subscription.subscribed(_held(result), _epochs(result))
+            subscription.subscribed(_held(result), _epochs(result), _queue(result))
             self._speaking.add(subscription)
             self._forget_closed(subscription)
         subscription = self._unsubscribes.pop(number, None)
@@ -317,3 +317,9 @@ def _epochs(result: Any) -> list[Epoch] | None:
         return [Epoch(int(counter), int(nonce)) for counter, nonce in result["epochs"]]
     except (TypeError, ValueError) as error:
         raise ProtocolError("a REPLY to SUBSCRIBE lists epochs that are none") from error
+
+
+def _queue(result: Any) -> int:
+    """The queue's number, as a REPLY to SUBSCRIBE says it; 0 if it does not."""
+    number = result.get("queue", 0) if isinstance(result, dict) else 0
+    return number if isinstance(number, int) else 0

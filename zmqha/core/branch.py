@@ -45,9 +45,9 @@ class Past(NamedTuple):
     unsure: tuple[PastCommit, ...] = ()
 
     def newest_value(self, in_log: int) -> int:
-        """The newest log value that a store with this past ever had, as far as it matters; ``in_log`` is the newest that is still there.
+        """Above which new log values are numbered; ``in_log`` is the newest that is still in the log.
 
-        A new value must lie above: one with a number from before the fork would not be handed over in a merge.
+        One with a number from before the fork would not be handed over in a merge.
         """
         return max(in_log, self.last_value, *(commit.last_value for commit in self.unsure))
 

@@ -111,13 +111,15 @@ class Refused(msgspec.Struct, frozen=True):
 
 
 class Subscribe(msgspec.Struct, frozen=True):
-    """Client: deliver from a queue. ``held``: ranges [first, end) that this client still works on after a takeover."""
+    """Client: deliver from a queue. ``held``: ranges [first, end) that this client still works on after a takeover, of the queue with
+    the number ``queue``: another one may have its name by now."""
 
     subscription: int  # chosen by the client, unique in its session
     destination: str
     messages: int  # most messages out and not acknowledged
     bytes: int  # likewise in bytes; at least one message is always delivered
     held: tuple[Range, ...] = ()
+    queue: int = 0  # as the last REPLY said
 
 
 class Credit(msgspec.Struct, frozen=True):

@@ -30,9 +30,10 @@ class Consumers:
         self._delays.clear()
 
     def subscribe(self, session: Session, request: int, command: Subscribe) -> None:
-        """A new consumer. The reply: its credit, which of the ranges it holds are in flight to it, and the epochs of this store.
+        """A new consumer. The reply: its credit, which of the ranges it holds are in flight to it, and what their offsets belong to.
 
-        Offsets that a client knows from any other epoch belong to other messages: two served alone, and this is the other one.
+        Offsets that a client knows from any other epoch belong to other messages: two served alone, and this is the other one. So do
+        those of a queue with another number: it was removed and made again.
         """
         desk, number = self._desk, command.subscription
         _check_number(session, number)
@@ -42,9 +43,11 @@ class Consumers:
         queue = desk.queues.by_name.get(command.destination) or desk.create(command.destination)
         subscription = Subscription(session.client, number, queue, max_messages=messages, max_bytes=size)
         session.subscriptions[number] = subscription
-        held = queue.join(subscription, command.held)
-        epochs = [list(epoch) for epoch in desk.epochs]
-        desk.send(session.client, request, Reply({"held": held, "messages": messages, "bytes": size, "epochs": epochs}))
+        held = queue.join(subscription, command.held if command.queue == queue.number else ())
+        result = {
+            "queue": queue.number, "epochs": [list(epoch) for epoch in desk.epochs], "held": held, "messages": messages, "bytes": size,
+        }  # fmt: skip
+        desk.send(session.client, request, Reply(result))
         desk.delivery.wake(queue)
 
     def unsubscribe(self, session: Session, request: int, command: Unsubscribe) -> None:
