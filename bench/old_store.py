@@ -5,7 +5,6 @@ exactly what one small commit brings; many of them share a transaction, which th
 """
 
 import shutil
-import time
 from pathlib import Path
 
 from zmqha.core import limits
@@ -45,7 +44,7 @@ def fill(directory: Path, queue: str, *, messages: int, size: int, each: int) ->
                     batch = batch_of([bytes(size)] * each, producer=PRODUCER, first=1 + at * each, sent_ms=1)
                     content = records.log_value((Append(number, at * each, each, batch),))
                     txn.put(records.log_key(value + 1 + at), content, db=log, append=True)
-                row = records.producer_value(values * each, int(time.time()) // 86_400)
+                row = records.producer_value(values * each, 0)
                 txn.put(records.producer_key(number, PRODUCER), row, db=state)
                 destination = records.encode_row(DestinationRow(number, queue, 0, 0))
                 txn.put(records.row_key(records.DESTINATION, number), destination, db=state)

@@ -47,8 +47,12 @@ class ToyStore:
             self.reports[report.number] = report
         for cursor in work.cursors:
             self.cursors[cursor.destination] = cursor
+        for pair in work.dropped_producers:
+            self.producers.pop(pair, None)
         for producer in work.producers:
-            self.producers[producer.producer, producer.destination] = producer
+            pair = producer.producer, producer.destination
+            self.producers.pop(pair, None)  # least recently used first
+            self.producers[pair] = producer
         if work.value:
             assert work.value > max(self.index, default=0)
             self._append(work)

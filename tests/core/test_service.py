@@ -551,6 +551,22 @@ def test_what_was_held_of_a_removed_queue_is_not_taken_from_the_new_one_of_that_
     assert texts(rig.settle()) == [["new"]]
 
 
+def test_a_takeover_knows_the_producers_that_were_used_last_and_their_batches_are_not_stored_twice() -> None:
+    rig = Rig(producers=3)
+    rig.open(P)
+    for producer, first in ((900, 1), (800, 1), (700, 1), (5, 1), (800, 2), (4, 1)):
+        rig.say(P, Send("q", bodies("x", producer=producer, first=first)))
+        rig.settle()
+    assert [producer for producer, _ in rig.store.producers] == [5, 800, 4]
+    rig.takeover()
+    rig.open(P)
+    for producer, last in ((5, 1), (800, 2), (4, 1)):
+        assert rig.say(P, Send("q", bodies("x", producer=producer, first=last))) == [
+            Confirm("q", producer, last, Durability.ONE_DISK)
+        ]
+    assert rig.take() is None
+
+
 def test_counts_of_what_came_back_survive_a_takeover() -> None:
     rig = rig_with("one", "two")
     subscribe(rig, A)

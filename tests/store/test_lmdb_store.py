@@ -1,24 +1,21 @@
 """The serving store: what a new one makes durable, what it forgets, what is said of one that cannot be opened."""
 
 import os
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import lmdb
 import pytest
 
-from zmqha.core import limits
 from zmqha.core.position import Epoch, Mode
 from zmqha.core.work import Append, DestinationRow, ProducerRow, Work
 from zmqha.errors import StoreDamaged, StoreFull
 from zmqha.store import lmdb_store, records
 from zmqha.store.alive import ROWS
-from zmqha.store.lmdb_store import IDLE_ROWS_PER_COMMIT, LmdbStore
+from zmqha.store.lmdb_store import LmdbStore
 from zmqha.store.page_file import STORE_FILE
 
 EPOCH = Epoch(1, 7)
-DAY_S = 86_400
 
 
 @pytest.fixture
@@ -29,20 +26,8 @@ def store(tmp_path: Path) -> Iterator[LmdbStore]:
     made.close()
 
 
-def producers(store: LmdbStore) -> set[int]:
-    """Numbers of the rows that are there, idle or not."""
-    with store._env.begin() as txn:
-        rows = [records.read_producer(key, raw) for key, raw in txn.cursor(store._state) if key[:1] == records.PRODUCER]
-    return {row[0] for row in rows}
-
-
 def commit(store: LmdbStore, number: int, *used: int) -> None:
     store.commit(Work(number, 0, producers=tuple(ProducerRow(producer, 1, 5) for producer in used)), EPOCH, 0)
-
-
-def later(monkeypatch: pytest.MonkeyPatch, days: int) -> None:
-    now_s = time.time()
-    monkeypatch.setattr(lmdb_store.time, "time", lambda: now_s + days * DAY_S)
 
 
 def test_signs_of_life_are_given_while_many_values_are_read(store: LmdbStore) -> None:
@@ -68,52 +53,28 @@ def test_the_name_of_a_new_store_is_durable_before_anything_is_confirmed(tmp_pat
     store.close()
 
 
-def test_rows_of_idle_producers_are_deleted_a_few_per_commit(store: LmdbStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    count = 2 * IDLE_ROWS_PER_COMMIT + 10
-    commit(store, 1, *range(count))
-    later(monkeypatch, limits.PRODUCER_IDLE_DAYS + 1)
-    commit(store, 2, 500)
-    assert len(producers(store)) == count + 1  # nothing is deleted before the store was read
-    assert [row.producer for row in store.image().producers] == [500]
-    left = []
-    for number in range(3, 7):
-        commit(store, number)
-        left.append(len(producers(store)))
-    assert left == [count + 1 - IDLE_ROWS_PER_COMMIT, count + 1 - 2 * IDLE_ROWS_PER_COMMIT, 1, 1]
-    assert producers(store) == {500}
+def test_rows_of_producers_come_back_least_recently_used_first_whatever_the_clock_says(
+    store: LmdbStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit(store, 1, 7, 8, 9)
+    monkeypatch.setattr(lmdb_store.time, "time", lambda: 0.0)
+    commit(store, 2, 8)
+    commit(store, 3, 3)
+    assert [row.producer for row in store.image().producers] == [7, 9, 8, 3]
 
 
-def test_an_idle_row_that_is_used_again_stays(store: LmdbStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    commit(store, 1, *range(IDLE_ROWS_PER_COMMIT + 5))
-    later(monkeypatch, limits.PRODUCER_IDLE_DAYS + 1)
-    assert store.image().producers == ()
-    commit(store, 2, 0, IDLE_ROWS_PER_COMMIT + 4)
-    commit(store, 3)
-    commit(store, 4)
-    assert producers(store) == {0, IDLE_ROWS_PER_COMMIT + 4}
-
-
-def test_idle_rows_are_remembered_when_their_commit_was_refused(store: LmdbStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_of_forgotten_producers_are_deleted_unless_they_are_written_with_it(store: LmdbStore) -> None:
     commit(store, 1, 1, 2, 3)
-    later(monkeypatch, limits.PRODUCER_IDLE_DAYS + 1)
-    store.image()
-    with monkeypatch.context() as patch:
-        patch.setattr(LmdbStore, "_head", _full)
-        with pytest.raises(StoreFull):
-            commit(store, 2)
-    assert producers(store) == {1, 2, 3}
-    commit(store, 2)
-    assert producers(store) == set()
+    store.commit(Work(2, 0, producers=(ProducerRow(2, 1, 6),), dropped_producers=((1, 1), (2, 1), (99, 1))), EPOCH, 0)
+    assert [(row.producer, row.last) for row in store.image().producers] == [(3, 5), (2, 6)]
 
 
-def test_idle_rows_of_a_queue_that_is_dropped_are_no_trouble(store: LmdbStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_of_a_queue_that_is_dropped_go_with_it(store: LmdbStore) -> None:
     row = DestinationRow(1, "orders", 0, 0)
     append = Append(1, 0, 1, b"batch")
     store.commit(Work(1, 1, (append,), producers=(ProducerRow(9, 1, 5),), destinations=(row,)), EPOCH, 0)
-    later(monkeypatch, limits.PRODUCER_IDLE_DAYS + 1)
-    store.image()
-    store.commit(Work(2, 0, dropped_destinations=(1,), dropped_values=(1,)), EPOCH, 0)
-    assert producers(store) == set() and store.image().destinations == ()
+    store.commit(Work(2, 0, dropped_destinations=(1,), dropped_values=(1,), dropped_producers=((9, 1),)), EPOCH, 0)
+    assert (store.image().producers, store.image().destinations) == ((), ())
 
 
 @pytest.mark.parametrize("content", [b"", b"\0" * 8192, b"no store" * 2000])

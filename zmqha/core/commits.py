@@ -15,13 +15,16 @@ from zmqha.core.client_protocol import Acked, Reply
 from zmqha.core.contact import LONG_AGO
 from zmqha.core.log_index import ValueTable
 from zmqha.core.merge_report import MergeReport
-from zmqha.core.producers import Sequence
+from zmqha.core.producers import Producers, Sequence
 from zmqha.core.queues import Queue
 from zmqha.core.work import Append, CursorRow, DestinationRow, ProducerRow, Work
 
 COMPANY_MS = 3  # what nobody waits for waits this long for a send to share its commit: about what a lone commit takes
 SPACING_MS = 10  # from one commit to the next of what nobody waits for; after a takeover so much may come again
 FLOW_MS = 20  # sends flow: one was on its way to the disks less than this ago
+DROPPED_PRODUCERS_MAX = (
+    64  # rows deleted in one transaction: they lie on pages of their own, so no commit gets slow or large by it
+)
 DROPPED_VALUES_MAX = 4096  # log values deleted in one transaction: a purged queue goes in pieces, not in one long stall
 
 
@@ -112,12 +115,13 @@ class Commits:
     """The line from accepted to durable."""
 
     __slots__ = (
-        "_accepted", "_alone_ms", "_last_number", "_last_send_ms", "_last_value", "_next", "_outstanding", "_sends", "_taken_ms",
-        "_values", "company_ms", "waiting_bytes",
+        "_accepted", "_alone_ms", "_last_number", "_last_send_ms", "_last_value", "_next", "_outstanding", "_producers", "_sends",
+        "_taken_ms", "_values", "company_ms", "waiting_bytes",
     )  # fmt: skip
 
-    def __init__(self, values: ValueTable, last_value: int) -> None:
+    def __init__(self, values: ValueTable, producers: Producers, last_value: int) -> None:
         self._values = values
+        self._producers = producers
         self._last_value = last_value
         self._last_number = 0
         self._sends: deque[AcceptedSend] = deque()
@@ -247,6 +251,7 @@ class Commits:
             ticket.number, ticket.value, tuple(appends), _cursor_rows(ticket), producers, _destination_rows(ticket),
             tuple(ticket.dropped_queues), ticket.dropped_values, size,
             tuple({mark.report.number: mark.report for _, mark in ticket.marks}.values()),
+            self._producers.collect(DROPPED_PRODUCERS_MAX),
         )  # fmt: skip
 
     def _take_sends(self, ticket: Ticket, max_bytes: int) -> tuple[list[Append], tuple[ProducerRow, ...], int]:

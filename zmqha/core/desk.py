@@ -61,7 +61,7 @@ class Desk:
         self.queues = Queues(self.settings.queues)
         self.values = ValueTable()
         self.producers = Producers(self.settings.producers)
-        self.commits = Commits(self.values, last_value)
+        self.commits = Commits(self.values, self.producers, last_value)
         self.delivery.reset(self.settings.cache_bytes)
         self.durability = Durability.ONE_DISK  # what a confirm of something released earlier may promise
         self.refusal: Refused | None = None  # a switchover is under way

@@ -71,7 +71,6 @@ DESTINATIONS_MAX = 10_000
 QUEUE_MESSAGES_MAX = 100_000_000  # default limit of one queue
 QUEUE_BYTES_MAX = 1 << 40  # default limit of one queue (1 TiB: in effect the disk)
 PRODUCER_ROWS_MAX = 100_000  # (producer, destination) pairs kept for de-duplication
-PRODUCER_IDLE_DAYS = 7  # a row idle for longer is not read when the store is opened, and deleted by the commits after that
 CACHE_BYTES = 64 * MIB  # recent batches kept in memory, so that delivery does not read the store
 CACHE_BATCHES = 64 * KIB  # of them: each takes 250 bytes beside its content, so small ones would take three times what they hold
 

@@ -64,9 +64,7 @@ class Service:
         for cursor in image.cursors:
             if cursor.destination in by_number:
                 by_number[cursor.destination].cursor.load(cursor)
-        for producer, destination, last in image.producers:
-            if destination in by_number:
-                desk.producers.restore(producer, destination, last)
+        desk.producers.restore(image.producers)
         self._restore_log(image)
         for queue in by_number.values():
             queue.resume()

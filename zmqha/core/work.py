@@ -48,7 +48,7 @@ class CursorRow(NamedTuple):
 
 
 class ProducerRow(NamedTuple):
-    """De-duplication: the last sequence stored of a producer to a destination. The store adds the day, for idle rows."""
+    """De-duplication: the last sequence stored of a producer to a destination. The store adds when."""
 
     producer: int
     destination: int
@@ -77,6 +77,9 @@ class Work(NamedTuple):
     dropped_values: tuple[int, ...] = ()  # log values in which every message is done
     size: int = 0  # bytes of the batches
     reports: tuple[MergeReport, ...] = ()  # of merges, new or gone on
+    dropped_producers: tuple[
+        tuple[int, int], ...
+    ] = ()  # (producer, destination) of forgotten rows; ``producers`` has the last word
 
 
 class Stored(NamedTuple):

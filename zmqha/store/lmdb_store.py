@@ -13,7 +13,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ from zmqha.core.merge_report import MergeReport
 from zmqha.core.page_sums import PageSums
 from zmqha.core.position import GENESIS, Epoch, Lineage, LineageEntry, Mode, Position, bounded
 from zmqha.core.shipment import Shipment
-from zmqha.core.work import CursorRow, DestinationRow, ProducerRow, StoreImage, Work
+from zmqha.core.work import CursorRow, DestinationRow, StoreImage, Work
 from zmqha.errors import StoreDamaged, StoreFull, ZmqhaError
 from zmqha.store import records
 from zmqha.store.absence import Absence
@@ -43,9 +42,6 @@ MAP_BYTES_MAX = 16 << 40  # address space only; opening takes 1 ms
 LENGTHEN_BYTES = 64 * limits.MIB  # sparse: costs address space, no disk
 DATABASES = 3
 SNAPSHOTS_KEPT = 3  # the newest, the one that a lost meta page leaves, and the one before that
-IDLE_ROWS_MAX = 10_000  # rows of idle producers remembered when the store is opened: 1 MiB; more are found the next time
-IDLE_ROWS_PER_COMMIT = 64  # deleted by one commit: one or two pages of neighbours, so no commit gets slow or large by it
-_DAY_S = 86_400
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _DAMAGED = (lmdb.CorruptedError, lmdb.PageNotFoundError)  # what LMDB says of pages that are not what they say
 
@@ -81,7 +77,6 @@ class LmdbStore:
         self._peer_high = 0
         self._pins: deque[lmdb.Transaction] = deque()  # the last SNAPSHOTS_KEPT, oldest first
         self._copied: list[lmdb.Transaction] = []  # held for a copy
-        self._idle: dict[bytes, None] = {}  # keys of rows to be deleted, rising
         self._number = 0  # the highest a destination ever had
         self.past = SharedPast()
         self.lineage: Lineage = ()
@@ -133,10 +128,7 @@ class LmdbStore:
         crash_point("before_commit")
         with self._transaction() as txn:
             self._write(txn, work)
-            deleted = self._delete_idle(txn)
             txn.put(records.HEAD, self._head(epoch), db=self._state)
-        for key in deleted:
-            del self._idle[key]
         crash_point("after_commit")
         if work.reports:
             crash_point("after_merge_commit")
@@ -157,7 +149,6 @@ class LmdbStore:
 
     def _write(self, txn: lmdb.Transaction, work: Work) -> None:
         state, values = self._state, LogValues(txn, self._log, self._parts)
-        day = int(time.time()) // _DAY_S
         if work.appends:
             values.put(work.value, work.appends)
         for value in work.dropped_values:
@@ -170,10 +161,10 @@ class LmdbStore:
             txn.put(records.report_key(report.number), records.encode_row(report), db=state)
         for cursor in work.cursors:
             txn.put(records.row_key(records.CURSOR, cursor.destination), records.encode_row(cursor), db=state)
+        for producer, destination in work.dropped_producers:
+            txn.delete(records.producer_key(destination, producer), db=state)
         for producer, destination, last in work.producers:
-            key = records.producer_key(destination, producer)
-            self._idle.pop(key, None)  # idle no longer
-            txn.put(key, records.producer_value(last, day), db=state)
+            txn.put(records.producer_key(destination, producer), records.producer_value(last, self._meta.txnid + 1), db=state)
         for number in work.dropped_destinations:
             self._drop_destination(txn, number)
 
@@ -185,13 +176,6 @@ class LmdbStore:
             found = cursor.set_range(prefix)
             while found and bytes(cursor.key()).startswith(prefix):
                 found = cursor.delete() and bool(cursor.key())
-
-    def _delete_idle(self, txn: lmdb.Transaction) -> list[bytes]:
-        """Delete some rows of idle producers; which, to be forgotten once the transaction is through."""
-        keys = list(islice(self._idle, IDLE_ROWS_PER_COMMIT))
-        for key in keys:
-            txn.delete(key, db=self._state)
-        return keys
 
     @contextmanager
     def _transaction(self) -> Iterator[lmdb.Transaction]:
@@ -240,17 +224,13 @@ class LmdbStore:
     # --- reading ------------------------------------------------------------------------------------------------------------
 
     def image(self, node: str = "", alive: Callable[[], None] = nobody_waits) -> StoreImage:
-        """Everything the messaging core keeps in memory. Rows of producers idle for too long are left out, and the commits that
-        follow delete them, a few each. ``node`` reads it to serve: what another one wrote, that one holds."""
+        """Everything the messaging core keeps in memory. ``node`` reads it to serve: what another one wrote, that one holds."""
         if self._state is None:
             return StoreImage()
-        oldest = int(time.time()) // _DAY_S - limits.PRODUCER_IDLE_DAYS
         destinations: list[DestinationRow] = []
         cursors: list[CursorRow] = []
-        producers: list[ProducerRow] = []
         reports: list[MergeReport] = []
         past = NO_PAST
-        self._idle = {}
         with self._env.begin(buffers=True) as txn:
             for key, raw in rows(txn.cursor(db=self._state), alive):
                 kind = bytes(key[:1])
@@ -265,15 +245,14 @@ class LmdbStore:
                 elif kind == records.REPORT:
                     reports.append(records.read_report(raw))
                 elif kind == records.PRODUCER:
-                    producer, destination, sequence, day = records.read_producer(key, raw)
-                    if day >= oldest:
-                        producers.append(ProducerRow(producer, destination, sequence))
-                    elif len(self._idle) < IDLE_ROWS_MAX:
-                        self._idle[bytes(key)] = None
+                    break  # these are the last keys, and there may be many
+            with txn.cursor(db=self._state) as cursor:
+                many = cursor.set_range(records.PRODUCER)
+                producers = records.read_producers(cursor if many else (), alive)
             log = records.read_log(txn.cursor(db=self._log), alive)
         reports.sort(key=lambda report: report.number)
         image = StoreImage(
-            tuple(destinations), tuple(cursors), tuple(producers), log, past.newest_value(log.value[-1] if log.value else 0),
+            tuple(destinations), tuple(cursors), producers, log, past.newest_value(log.value[-1] if log.value else 0),
             self._number, tuple(reports),
         )  # fmt: skip
         by_peer = bool(node) and bool(self.lineage) and self.lineage[-1].writer != node

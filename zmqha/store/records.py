@@ -7,7 +7,7 @@
             "l"                          ->  lineage, oldest first
             "d" u32 destination          ->  DestinationRow
             "c" u32 destination          ->  CursorRow
-            "p" u32 destination u64 id   ->  i64 last sequence, u32 day it was last used
+            "p" u32 destination u64 id   ->  i64 last sequence, u64 transaction that wrote it
             "f"                          ->  Past: what the peer is known to hold, written with the lineage
             "m" u32 number mod 16        ->  MergeReport
             "n"                          ->  the highest number a destination ever had: none is used twice
@@ -30,7 +30,17 @@ from zmqha.core.branch import Past
 from zmqha.core.limits import MERGE_REPORTS
 from zmqha.core.merge_report import MergeReport
 from zmqha.core.position import Epoch, Lineage
-from zmqha.core.work import VALUE_ENTRY, VALUE_HEAD, Append, CursorRow, DestinationRow, Stored, StoredLog, batch_positions
+from zmqha.core.work import (
+    VALUE_ENTRY,
+    VALUE_HEAD,
+    Append,
+    CursorRow,
+    DestinationRow,
+    ProducerRow,
+    Stored,
+    StoredLog,
+    batch_positions,
+)
 from zmqha.errors import StoreDamaged
 from zmqha.store.alive import ROWS
 
@@ -48,7 +58,7 @@ NUMBER = b"n"
 _LOG_KEY = struct.Struct(">Q")
 _DESTINATION_KEY = struct.Struct(">cI")
 _PRODUCER_KEY = struct.Struct(">cIQ")
-_PRODUCER = struct.Struct("<qI")
+_PRODUCER = struct.Struct("<qQ")
 _ONE_BYTES = VALUE_HEAD.size + VALUE_ENTRY.size
 _ONE_WORDS = _ONE_BYTES // 4
 _ONE_BATCH = itemgetter(slice(0, _ONE_BYTES))  # head and entry of a log value with one batch
@@ -100,16 +110,24 @@ def producer_key(destination: int, producer: int) -> bytes:
     return _PRODUCER_KEY.pack(PRODUCER, destination, producer)
 
 
-def producer_value(last: int, day: int) -> bytes:
+def producer_value(last: int, txn: int) -> bytes:
     """Value of a de-duplication row."""
-    return _PRODUCER.pack(last, day)
+    return _PRODUCER.pack(last, txn)
 
 
-def read_producer(key: bytes | memoryview, value: bytes | memoryview) -> tuple[int, int, int, int]:
-    """(producer, destination, last, day)."""
-    _, destination, producer = _PRODUCER_KEY.unpack(key)
-    last, day = _PRODUCER.unpack(value)
-    return producer, destination, last, day
+def read_producers(found: Iterable[tuple[memoryview, memoryview]], alive: Callable[[], None]) -> tuple[ProducerRow, ...]:
+    """De-duplication rows, least recently used first; ``found``: their keys and values. In blocks, as ``read_log``."""
+    known: list[ProducerRow] = []
+    used: list[int] = []  # when
+    rows = iter(found)
+    while block := list(islice(rows, ROWS)):
+        alive()
+        keys, values = zip(*block, strict=True)
+        _, destinations, producers = zip(*_PRODUCER_KEY.iter_unpack(b"".join(keys)), strict=True)
+        sequences, txns = zip(*_PRODUCER.iter_unpack(b"".join(values)), strict=True)
+        known += map(ProducerRow, producers, destinations, sequences)
+        used += txns
+    return tuple(map(known.__getitem__, sorted(range(len(used)), key=used.__getitem__)))
 
 
 def log_value(appends: tuple[Append, ...]) -> bytes:
