@@ -16,6 +16,7 @@ from zmqha.cli import failure
 from zmqha.client.url import Options, parse
 from zmqha.core import client_protocol as wire
 from zmqha.core import limits, message, queue_admin
+from zmqha.core.cursor import DELAYED_MAX
 from zmqha.core.peer_protocol import State
 from zmqha.core.timers import FLAP_MS_MAX, Timers
 from zmqha.server import settings
@@ -258,6 +259,7 @@ def test_limits_are_those_of_the_code() -> None:
     assert number(listed["name"]) == limits.NAME_BYTES_MAX
     assert number(listed["map of a command from a client"]) == limits.ADMIN_BYTES_MAX
     assert number(listed["ranges in ACK, NACK, SUBSCRIBE"]) == limits.RANGES_PER_FRAME
+    assert number(listed["delayed ranges of a queue"]) == DELAYED_MAX
     assert number(listed["sessions of a server"]) == limits.SESSIONS_MAX
     assert number(listed["subscriptions of a session"]) == limits.SUBSCRIPTIONS_PER_SESSION
     assert listed["credit of a subscription"] == f"{limits.CREDIT_MESSAGES_MAX:,} messages, {limits.CREDIT_BYTES_MAX:,} bytes"

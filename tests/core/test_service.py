@@ -28,6 +28,7 @@ from zmqha.core.client_protocol import (
     Unsubscribe,
 )  # fmt: skip
 from zmqha.core.commits import COMPANY_MS, FLOW_MS, SPACING_MS
+from zmqha.core.cursor import DELAYED_MAX, RANGES_MAX
 from zmqha.core.message import records
 from zmqha.core.position import NO_EPOCH, Epoch
 from zmqha.core.service import ServiceSettings
@@ -430,6 +431,21 @@ def test_what_is_given_back_comes_first_flagged_and_counted() -> None:
     assert work is not None and work.cursors[0].returned == ((0, 1, 1),)
 
 
+def test_no_queue_stops_because_much_of_it_is_delayed() -> None:
+    rig = rig_with()
+    subscribe(rig, A)
+    for first in range(0, 2 * RANGES_MAX, 1000):
+        rig.say(P, Send("q", bodies(*["x"] * 1000, first=first + 1)))
+        new = [d.first for d in only(rig.settle(), Deliver) if not d.redelivered]
+        assert new == [first], "what is fresh goes out, whatever is delayed"
+        rig.say(A, Ack(1, tuple((at, at + 1) for at in range(first, first + 1000, 2))))
+        for at in range(first + 1, first + 1000, 2):
+            for again in only(rig.say(A, Nack(1, 3_600_000, ((at, at + 1),))), Deliver):  # too many are delayed
+                rig.say(A, Ack(1, ((again.first, again.first + 1),)))
+        rig.settle()
+    assert len(rig.service._desk.queues.by_name["q"].cursor.delayed) == DELAYED_MAX
+
+
 def test_a_delay_holds_back_a_message_until_its_time() -> None:
     rig = rig_with("one", "two")
     subscribe(rig, A)
@@ -438,6 +454,16 @@ def test_a_delay_holds_back_a_message_until_its_time() -> None:
     assert deadline is not None and deadline <= rig.now_ms + 500
     assert only(rig.pass_time(400), Deliver) == []
     assert [d.first for d in only(rig.pass_time(100), Deliver)] == [0]
+
+
+def test_subscriptions_to_removed_queues_do_not_fill_a_session() -> None:
+    rig = rig_with()
+    for number in range(2 * limits.SUBSCRIPTIONS_PER_SESSION):
+        assert only(rig.say(A, Subscribe(number, "temporary", 1, 1)), Reply)
+        rig.settle()
+        admin(rig, "queue.rm", name="temporary", force=True)
+        rig.settle()
+    assert only(rig.say(A, Subscribe(number + 1, "q", 1, 1)), Reply)
 
 
 @pytest.mark.parametrize("how", ["close", "unsubscribe", "gone", "silence", "open again"])

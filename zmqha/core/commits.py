@@ -9,6 +9,7 @@ otherwise such commits are spaced, so that a quick consumer costs a hundred of t
 """
 
 from collections import deque
+from itertools import accumulate
 from typing import NamedTuple
 
 from zmqha.core.client_protocol import Acked, Reply
@@ -156,6 +157,7 @@ class Commits:
         self._next.dropped_queues.append(queue.number)
         left = [send for send in self._sends if send.queue is queue]
         if left:
+            self._forget_marked(queue)
             self._sends = deque(send for send in self._sends if send.queue is not queue)
             self.waiting_bytes -= sum(len(send.batch) for send in left)
         for send in reversed(left):
@@ -164,6 +166,13 @@ class Commits:
         orphans = [each for each in waiting if each.queue is queue and each.last > each.sequence.accepted]
         self._next.duplicates = [each for each in waiting if each not in orphans]
         return [*left, *orphans]
+
+    def _forget_marked(self, queue: Queue) -> None:
+        """The sends to it go: a mark counts only those before it that stay."""
+        taken = self._accepted - len(self._sends)
+        gone = list(accumulate((send.queue is queue for send in self._sends), initial=0))
+        self._next.marks = [(at - gone[max(0, at - taken)], mark) for at, mark in self._next.marks]
+        self._accepted -= gone[-1]
 
     def mark(self, mark: MergeMark) -> None:
         """Tell when everything accepted so far is durable, and write the report with it."""

@@ -9,6 +9,7 @@ from heapq import heappop, heappush
 from zmqha.core import limits
 from zmqha.core.client_protocol import Ack, Acked, Credit, Nack, Reply, Subscribe, Unsubscribe
 from zmqha.core.commits import Answer
+from zmqha.core.cursor import DELAYED_MAX
 from zmqha.core.desk import Desk
 from zmqha.core.session import Session, Subscription
 from zmqha.errors import LimitReached, ProtocolError, WrongState
@@ -92,14 +93,15 @@ class Consumers:
         desk.answer(Answer(session.client, request, Acked(command.subscription, tuple(result.done))))
 
     def give_back(self, session: Session, command: Nack, now_ms: int) -> None:
-        """Not done: ready again, now or later. Not answered."""
+        """Not done: ready again, now or later (now, where too many are delayed already). Not answered."""
         subscription = _find(session, command.subscription)
         queue = subscription.queue
-        back = queue.give_back(subscription, command.ranges, delayed=command.delay_ms > 0)
+        delayed = command.delay_ms > 0 and len(queue.cursor.delayed) + len(command.ranges) <= DELAYED_MAX
+        back = queue.give_back(subscription, command.ranges, delayed=delayed)
         if not back:
             return
         self._desk.commits.touch(queue)
-        if command.delay_ms > 0:
+        if delayed:
             due_ms = now_ms + min(command.delay_ms, NACK_DELAY_MS_MAX)
             for first, end in back:
                 heappush(self._delays, (due_ms, queue.number, first, end))
@@ -138,6 +140,8 @@ def _check_number(session: Session, number: int) -> None:
             cause="its number is in use in this session",
             cure="unsubscribe first, or choose another number",
         )
+    if len(session.subscriptions) >= limits.SUBSCRIPTIONS_PER_SESSION:
+        session.forget_removed()
     if len(session.subscriptions) >= limits.SUBSCRIPTIONS_PER_SESSION:
         raise LimitReached(
             "no more subscriptions in this session",

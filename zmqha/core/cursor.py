@@ -19,6 +19,7 @@ from zmqha.core.ranges import Range, RangeMap, RangeSet
 from zmqha.core.work import CursorRow
 
 RANGES_MAX = limits.CREDIT_MESSAGES_MAX  # done and counted ranges of a queue; above it nothing fresh goes out until some are done
+DELAYED_MAX = RANGES_MAX // 4  # delayed ranges: each is counted, and may lie between two that are done; no queue stops for them
 
 
 class Front(NamedTuple):
@@ -74,6 +75,12 @@ class Cursor:
         """Messages up to ``end`` are durable now."""
         self.messages += end - self.tail
         self.tail = end
+
+    def mistrust(self) -> None:
+        """Somebody may have seen what is fresh here: it goes out as if it came back."""
+        if self.fresh < self.tail:
+            self.returned.add(self.fresh, self.tail, 0)
+            self.fresh = self.tail
 
     def front(self) -> Front | None:
         """What is delivered next, if anything may be."""

@@ -87,6 +87,8 @@ class Merge(Outbox[SendBulk | Note]):
             self._asked, self._route = asked, sender
             self._report = self._report_of(message, loser, wall_ms)
             self._rows = {row.name: row for row in self._report.queues}
+            for queue in self._desk.queues.by_number.values():
+                queue.cursor.mistrust()  # the loser may have delivered what both hold
             self.note("merge.begin", loser=loser, branch=message.branch.counter, common_txn=message.common_txn)
         self._tell(now_ms)
 

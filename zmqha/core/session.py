@@ -52,3 +52,9 @@ class Session:
         self.client_id = client_id
         self.heard_ms = now_ms
         self.subscriptions: dict[int, Subscription] = {}
+
+    def forget_removed(self) -> None:
+        """Let go of the subscriptions to removed queues. Until the room is needed they stay: what their clients still say of them, not
+        knowing that the queue is gone, is no breach of the protocol."""
+        for number in [number for number, each in self.subscriptions.items() if each.queue.removed]:
+            del self.subscriptions[number]
