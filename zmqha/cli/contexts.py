@@ -1,18 +1,16 @@
 """Contexts: URLs with names, one TOML file each in the user's configuration directory, and the name of the selected one.
 
-A context file holds ``url``. A relative ``curve_key_file`` in it counts from the file's own directory, so the ``client/``
-directory of ``zmqha init`` can be copied anywhere.
+What a file holds is read by ``client.context_file``.
 """
 
 import os
 import re
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import parse_qsl, quote
 
 import click
 
+from zmqha.client import context_file
 from zmqha.errors import ConfigError
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
@@ -34,19 +32,12 @@ def directory() -> Path:
 
 def read(name: str) -> Context:
     """A saved context by name, or a context file by path (``…/context.toml``)."""
-    path = Path(name).expanduser() if name.endswith(".toml") else _path(name)
-    try:
-        raw = tomllib.loads(path.read_text())
-    except FileNotFoundError as error:
-        raise _missing(name) from error
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"cannot read the context {path}", cause=str(error), cure="zmqha context add NAME URL") from error
-    url = raw.get("url")
-    if not isinstance(url, str) or set(raw) != {"url"}:
-        raise ConfigError(
-            f"{path} is no context", cause=f"it holds {', '.join(raw) or 'nothing'}", cure='it holds url = "zmqha://…"'
-        )
-    return Context(name, _with_absolute_key_file(url, path.parent))
+    if context_file.named(name):
+        return Context(name, context_file.read(Path(name).expanduser()))
+    path = _path(name)
+    if not path.exists():
+        raise _missing(name)
+    return Context(name, context_file.read(path))
 
 
 def every() -> tuple[Context, ...]:
@@ -112,14 +103,3 @@ def _write(path: Path, text: str) -> None:
     with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
         file.write(text)
     draft.replace(path)
-
-
-def _with_absolute_key_file(url: str, base: Path) -> str:
-    address, mark, query = url.partition("?")
-    if not mark:
-        return url
-    options = [
-        (key, str((base / value).absolute()) if key == "curve_key_file" else value)
-        for key, value in parse_qsl(query.replace("+", "%2B"), keep_blank_values=True)
-    ]
-    return f"{address}?" + "&".join(f"{key}={quote(value, safe='/')}" for key, value in options)

@@ -42,7 +42,7 @@ class Server:
 BROKEN = "the connection broke"
 NO_ACCESS = "the server does not accept this client's key (curve_key_file)"
 _ADD_KEY = "add this client's public key to security.client_keys on both servers"
-_GIVE_KEYS = "if the servers use keys, give those of zmqha init: --context zmqha-pair/client/context.toml"
+_GIVE_KEYS = "if the servers use keys, give the client/context.toml of zmqha init: --context FILE, or zmqha.connect(FILE)"
 
 
 def no_session(servers: Sequence[Server], seconds: float, *, connecting: bool, keys: bool) -> ZmqhaError:

@@ -5,9 +5,11 @@ import secrets
 import time
 import warnings
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from zmqha.client import context_file
 from zmqha.client.actions import State
 from zmqha.client.engine import Engine, OnState, clock_ms
 from zmqha.client.handle import Handle, outcome, wait_for
@@ -33,15 +35,16 @@ os.register_at_fork(after_in_child=_forked)
 
 
 def connect(
-    url: str | Sequence[str] | None = None, *, on_state: OnState | None = None, wait: bool = True, **options: Any
+    url: str | Path | Sequence[str] | None = None, *, on_state: OnState | None = None, wait: bool = True, **options: Any
 ) -> "Client":
     """A client connected to the active server.
 
-    ``url``: see ``client.url`` (None: ``ZMQHA_URL``, else this machine); keyword options win over the URL's.
+    ``url``: ``zmqha://host,host:port``, or the path of a context file as ``zmqha init`` writes it (a ``Path``, or a text that ends
+    in ``.toml``); None: ``ZMQHA_URL``, which holds either, else this machine. Keyword options win over those in the URL.
     ``on_state(old, new, reason)`` is called in the I/O thread and must not wait.
     ``wait=False`` returns at once, for ``admin`` without an active server.
-    Raises UrlError, NotActive (the URL names one server, a passive), ConnectionLost (nobody answers), FailoverTimeout (nobody is
-    active), AccessDenied, VersionMismatch; each names every server's answer.
+    Raises UrlError, ConfigError (the context file), NotActive (the URL names one server, a passive), ConnectionLost (nobody
+    answers), FailoverTimeout (nobody is active), AccessDenied, VersionMismatch; each names every server's answer.
     """
     client = Client(url, on_state=on_state, **options)
     if wait:
@@ -56,9 +59,10 @@ def connect(
 class Client:
     """One session with the pair, kept through failovers. Made by ``connect``; close it, or use ``with``."""
 
-    def __init__(self, url: str | Sequence[str] | None = None, *, on_state: OnState | None = None, **options: Any) -> None:
+    def __init__(self, url: str | Path | Sequence[str] | None = None, *, on_state: OnState | None = None, **options: Any) -> None:
         self._closed = True  # for __del__, until there is something to close
-        self.url: Url = parse(default_url(os.environ) if url is None else url, **options)
+        place = default_url(os.environ) if url is None else url
+        self.url: Url = parse(context_file.url_of(place), **options)
         self.options = self.url.options
         made_up = f"{self.options.name or 'client'}-{os.getpid()}-{secrets.token_hex(3)}"
         self.client_id = self.options.client_id or made_up

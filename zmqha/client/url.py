@@ -99,7 +99,7 @@ def parse(text: str | Sequence[str], **options: object) -> Url:
 
 
 def default_url(environ: Mapping[str, str]) -> str:
-    """The URL to use when none is given: ``ZMQHA_URL``, else this machine."""
+    """The URL (or context file) to use when none is given: ``ZMQHA_URL``, else this machine."""
     return environ.get("ZMQHA_URL", "") or URL_DEFAULT
 
 
