@@ -41,19 +41,31 @@ from zmqha.errors import (
 )  # fmt: skip
 
 if TYPE_CHECKING:
+    from zmqha.client.actions import State
     from zmqha.client.client import Client, connect
+    from zmqha.client.handle import Handle
     from zmqha.client.message import Message
+    from zmqha.client.producer import Receipt
+    from zmqha.client.receiver import Consumer
 
 __version__ = "0.1.0"
 
 __all__ = [
-    "AccessDenied", "BadName", "Client", "ConfigError", "ConnectionLost", "DestinationInUse", "FailoverTimeout", "LimitReached",
-    "Message", "MessageTooLarge", "NoSpace", "NoSuchDestination", "NotActive", "OperationFailed", "OutOfSequence",
-    "OutcomeUnknown", "ProtocolError", "QueueFull", "StoreDamaged", "StoreFull", "Unfinished", "UrlError", "VersionMismatch",
-    "WrongState", "ZmqhaError", "__version__", "connect",
+    "AccessDenied", "BadName", "Client", "ConfigError", "ConnectionLost", "Consumer", "DestinationInUse", "FailoverTimeout",
+    "Handle", "LimitReached", "Message", "MessageTooLarge", "NoSpace", "NoSuchDestination", "NotActive", "OperationFailed",
+    "OutOfSequence", "OutcomeUnknown", "ProtocolError", "QueueFull", "Receipt", "State", "StoreDamaged", "StoreFull",
+    "Unfinished", "UrlError", "VersionMismatch", "WrongState", "ZmqhaError", "__version__", "connect",
 ]  # fmt: skip
 
-_LAZY = {"Client": "zmqha.client.client", "connect": "zmqha.client.client", "Message": "zmqha.client.message"}
+_LAZY = {
+    "Client": "zmqha.client.client",
+    "connect": "zmqha.client.client",
+    "Consumer": "zmqha.client.receiver",
+    "Handle": "zmqha.client.handle",
+    "Message": "zmqha.client.message",
+    "Receipt": "zmqha.client.producer",
+    "State": "zmqha.client.actions",
+}
 
 
 def __getattr__(name: str) -> object:

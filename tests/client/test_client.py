@@ -3,6 +3,8 @@
 import errno
 import gc
 import os
+import subprocess
+import sys
 import threading
 import time
 import warnings
@@ -67,6 +69,25 @@ def take_over(a, b, epoch=2):
 
 def drained(client, queue="q", timeout=0.2):
     return [message.body for message in client.consume(queue, timeout=timeout)]
+
+
+# --- what is in zmqha ---------------------------------------------------------------------------------------------------------
+
+
+def test_everything_that_users_get_has_its_name_in_zmqha(pair):
+    assert set(zmqha.__all__) <= {*dir(zmqha), *zmqha._LAZY}
+    assert all(getattr(zmqha, name) for name in zmqha.__all__)
+
+    with zmqha.connect(url(*pair)) as client, client.consume("q") as consumer:
+        handle = client.send_nowait("q", b"x")
+        assert isinstance(handle, zmqha.Handle) and isinstance(handle.result(), zmqha.Receipt)
+        assert isinstance(consumer, zmqha.Consumer) and isinstance(client.state, zmqha.State)
+
+
+def test_the_client_is_loaded_when_it_is_used():
+    code = "import sys, zmqha; print([name for name in ('zmq', 'msgspec', 'zmqha.client') if name in sys.modules]); zmqha.Receipt"
+
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30).stdout == "[]\n"
 
 
 # --- connecting ---------------------------------------------------------------------------------------------------------------

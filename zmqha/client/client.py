@@ -57,7 +57,11 @@ def connect(
 
 
 class Client:
-    """One session with the pair, kept through failovers. Made by ``connect``; close it, or use ``with``."""
+    """One session with the pair, kept through failovers. Made by ``connect``; close it, or use ``with``.
+
+    ``connect(url, on_state=f)`` calls ``f(old, new, reason)`` at each change of ``state``, in the client's I/O thread: it must not
+    wait, and calls of this client that wait raise WrongState in it.
+    """
 
     def __init__(self, url: str | Path | Sequence[str] | None = None, *, on_state: OnState | None = None, **options: Any) -> None:
         self._closed = True  # for __del__, until there is something to close
@@ -189,8 +193,11 @@ class Client:
     ) -> Consumer:
         """Iterate over a queue's messages; the loop survives failovers. See ``Consumer`` for when a message is acknowledged.
 
+        Leave the loop by ``break`` only inside ``with mq.consume(...) as messages:``, or after ``message.ack()``: otherwise the
+        message at hand goes back to the queue and comes again.
         ``prefetch``: messages outstanding at most (1 for long jobs that many share); ``ack``: auto or manual; ``timeout``: seconds
-        without a message after which the loop ends (None: never). Raises NoSuchDestination, LimitReached, FailoverTimeout.
+        without a message after which the loop ends (None: never).
+        Raises BadName, UrlError (``prefetch`` or ``ack`` cannot be that), NoSuchDestination, LimitReached, FailoverTimeout.
         """
         changes = {"prefetch": prefetch, "ack": ack}
         options = parse("zmqha://x", **changes).options if prefetch is not None or ack is not None else self.options
