@@ -40,11 +40,13 @@ def connect(
     """A client connected to the active server.
 
     ``url``: ``zmqha://host,host:port``, or the path of a context file as ``zmqha init`` writes it (a ``Path``, or a text that ends
-    in ``.toml``); None: ``ZMQHA_URL``, which holds either, else this machine. Keyword options win over those in the URL.
+    in ``.toml``); None: ``ZMQHA_URL``, which holds either, else this machine. Options (docs/operations.md, Clients) stand in
+    the URL or are keywords, which win.
     ``on_state(old, new, reason)`` is called in the I/O thread and must not wait.
     ``wait=False`` returns at once, for ``admin`` without an active server.
     Raises UrlError, ConfigError (the context file), NotActive (the URL names one server, a passive), ConnectionLost (nobody
-    answers), FailoverTimeout (nobody is active), AccessDenied, VersionMismatch; each names every server's answer.
+    answers), FailoverTimeout (nobody is active, or the active refuses and the other is passive), AccessDenied; and LimitReached or
+    VersionMismatch where a server refuses so and no other says that it is passive. Each names every server's answer.
     """
     client = Client(url, on_state=on_state, **options)
     if wait:

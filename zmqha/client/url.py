@@ -4,10 +4,10 @@
 
     zmqha://host[:port][,host[:port]]...[?key=value[&key=value]...]
 
-The rules are libpq's: hosts are tried in the order given; one single port after the last host serves all of them
-(``zmqha://a,b:7400``); IPv6 addresses stand in brackets. Values are percent-decoded. Several URLs (a list, or one text with ``;``
-between them) mean all their hosts together. An unknown option is an error that names the nearest one. Users, passwords and namespaces
-are refused, and a password is not shown even then. Pure: reads no file and asks no name server.
+All hosts are asked at once, and whichever is active gets the session. Ports are as libpq has them: one single port after the last host
+serves all of them (``zmqha://a,b:7400``); IPv6 addresses stand in brackets. Values are percent-decoded. Several URLs (a list, or one
+text with ``;`` between them) mean all their hosts together. An unknown option is an error that names the nearest one. Users, passwords
+and namespaces are refused, and a password is not shown even then. Pure: reads no file and asks no name server.
 """
 
 import difflib
