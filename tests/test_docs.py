@@ -324,22 +324,32 @@ def test_the_rooms_are_those_of_the_house() -> None:
         assert set(listed[room].replace("nothing", "").replace(",", " ").split()) == allowed, room
 
 
-@pytest.mark.parametrize("name", OWN)
+PAGES = ["README.md", "CHANGELOG.md", "bench/README.md", *(f"docs/{path.name}" for path in sorted(DOCS.glob("*.md")))]
+
+
+@pytest.mark.parametrize("name", PAGES)
 def test_links_lead_somewhere(name: str) -> None:
-    text = (DOCS / name).read_text(encoding="utf-8")
-    for target in re.findall(r"\]\(([^)]+)\)", text):
+    page = ROOT / name
+    for target in re.findall(r"\]\(([^)]+)\)", page.read_text(encoding="utf-8")):
         file, _, anchor = target.partition("#")
-        path = DOCS / file if file else DOCS / name
+        path = page.parent / file if file else page
         assert path.exists(), target
         if anchor:
             headings = re.findall(r"^#+ (.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
             assert anchor in {re.sub(r"[^a-z0-9 -]", "", heading.lower()).replace(" ", "-") for heading in headings}, target
 
 
-def test_every_option_of_a_command_shown_exists() -> None:
-    """Commands in the documents can be typed: every ``--option`` is one of the command line's."""
-    sources = "\n".join(path.read_text(encoding="utf-8") for path in (PACKAGE / "cli").rglob("*.py"))
-    for name in (*OWN, "guarantees.md"):
-        for line in re.findall(r"zmqha(?:-server)? [^|\n`]*", (DOCS / name).read_text(encoding="utf-8")):
+PROGRAMS = {  # how a command line begins, and where its options are declared
+    r"(?<!--only )zmqha(?:-server)?": PACKAGE / "cli",
+    r"(?:[a-z_]+\.py|compare/run)": ROOT / "bench",
+}
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_every_option_of_a_command_shown_exists(program: str) -> None:
+    """Commands in the documents can be typed: every ``--option`` is one of the program's."""
+    sources = "\n".join(path.read_text(encoding="utf-8") for path in PROGRAMS[program].rglob("*.py"))
+    for name in PAGES:
+        for line in re.findall(program + r" [^|\n`#]*", (ROOT / name).read_text(encoding="utf-8")):
             for option in re.findall(r"(?<=\s)--[a-z-]+", line):
                 assert f'"{option}"' in sources, f"{name}: {line}"
