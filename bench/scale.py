@@ -5,8 +5,8 @@ memory     of active and passive: empty, with --messages queued, after takeovers
 takeover   kill -9 of the active: from the claim until STANDALONE (the store is open, its index rebuilt) and until the first confirm
 start      kill -9 of both, and both started: the interpreter (until the log says server.start), the peer (until the claim), then so
 rates      a producer and then a consumer as fast as they go, by turns: at an empty pair; at a pair with --messages in it, with
-           another queue and with the deep one itself; at a pair with 1,000 idle queues; and a producer that sends to those 1,000 by
-           turns. Ratios to the empty pair in the same turn
+           another queue and with the deep one itself; at a pair with 1,000 (--queues) idle queues; and a producer that sends to
+           those 1,000 by turns. Ratios to the empty pair in the same turn
 
 Stores: "deep", --messages in full batches through the front door; "small", as many in commits of --each, written into the store of a
 server that was down. Budgets: 45 MB empty, 150 MB full; 300 ms from the claim to the first confirm; rates within 10 %.
@@ -24,7 +24,6 @@ from pair import Memory, Pair, memory_of, other, pair
 from report import Report, parser, percentile
 
 DEEP, OTHER, LOOK, WIDE = "bench/deep", "bench/other", "bench/look", "bench/wide/"
-QUEUES = 1000
 SIZE = 1024
 EMPTY_MB, FULL_MB = 45, 150
 OPEN_MS = 300
@@ -40,10 +39,11 @@ def main() -> None:
     made.add_argument("--messages", type=int, default=1_000_000, help="queued (default %(default)s)")
     made.add_argument("--each", type=int, default=10, help="messages of a small commit (default %(default)s)")
     made.add_argument("--burst", type=int, default=100_000, help="messages of one measurement of rates (default %(default)s)")
+    made.add_argument("--queues", type=int, default=1000, help="idle ones (default %(default)s)")
     made.add_argument("--parts", default="deep,small,rates", help="which of them (default %(default)s)")
     arguments = made.parse_args()
     if arguments.tiny:
-        arguments.repeat, arguments.messages, arguments.burst = 1, 20_000, 2000
+        arguments.repeat, arguments.messages, arguments.burst, arguments.queues = 1, 20_000, 2000, 50
         arguments.parts = arguments.parts.replace("small,", "")  # as deep, but for the filling
     disk = Disk(arguments.directory)
     report = Report("scale", arguments, disk)
@@ -179,13 +179,14 @@ def rates(report: Report, disk: Disk, arguments: argparse.Namespace) -> None:
         workers(deep.url, 1) as (at_deep,),
         workers(wide.url, 1) as (at_wide,),
     ):
-        run(at_wide, OverQueues(WIDE, QUEUES, SIZE, QUEUES, soon()))
+        many = arguments.queues
+        run(at_wide, OverQueues(WIDE, many, SIZE, many, soon()))
         cases: dict[str, Callable[[], dict[str, float]]] = {
             "empty": lambda: through(at_empty, OTHER, arguments.burst),
             "deep, another queue": lambda: through(at_deep, OTHER, arguments.burst),
             "deep, itself": lambda: through(at_deep, DEEP, arguments.burst),
-            "1,000 idle queues": lambda: through(at_wide, OTHER, arguments.burst),
-            "to 1,000 queues": lambda: spread_out(wide, at_wide, arguments.burst),
+            f"{many:,} idle queues": lambda: through(at_wide, OTHER, arguments.burst),
+            f"to {many:,} queues": lambda: spread_out(wide, at_wide, arguments.burst, many),
         }
         for once in cases.values():
             once()  # the first time the store's file grows, or its pages come into memory
@@ -214,11 +215,11 @@ def through(worker: Worker, queue: str, count: int) -> dict[str, float]:
     return {"publish": sent.rate, "drain": run(worker, Consume(queue, count, soon())).rate}
 
 
-def spread_out(servers: Pair, worker: Worker, count: int) -> dict[str, float]:
-    """To 1,000 queues by turns; emptied afterwards by hand."""
-    sent = run(worker, OverQueues(WIDE, QUEUES, SIZE, count, soon()))
+def spread_out(servers: Pair, worker: Worker, count: int, queues: int) -> dict[str, float]:
+    """To so many queues by turns; emptied afterwards by hand."""
+    sent = run(worker, OverQueues(WIDE, queues, SIZE, count, soon()))
     with servers.connect() as client:
-        for number in range(QUEUES):
+        for number in range(queues):
             client.admin("queue.purge", {"name": f"{WIDE}{number}"})
     return {"publish": sent.rate}
 
