@@ -76,6 +76,33 @@ def test_a_refusal_names_a_cure(verb: str, arguments: dict[str, Any], cure: str)
     assert cure in error.value.cure
 
 
+def nested() -> Any:
+    """As deep as what comes in may be: whoever makes text of it ends with a RecursionError."""
+    value: Any = None
+    for _ in range(5000):
+        value = [value]
+    return value
+
+
+def test_a_name_that_is_no_text_is_an_operators() -> None:
+    rig = loser()
+    order(rig, "resync", discard_own=True, by=nested())
+    rig.run(50)
+    assert " resync by an operator, " in rig.ha.durable.audit[-1]
+
+
+def test_a_reason_that_is_no_text_is_none() -> None:
+    rig = Rig().active()
+    order(rig, "switchover", reason=nested())
+    rig.run(50)
+    assert rig.ha.reason.endswith("switchover by an operator")
+
+
+def test_a_server_that_is_no_text_is_refused() -> None:
+    with pytest.raises(OperationFailed, match="no server"):
+        order(Rig().active(), "switchover", to=nested())
+
+
 def test_a_second_switchover_is_told_to_wait() -> None:
     rig = Rig().active()
     rig.ha.drained = False

@@ -195,14 +195,14 @@ class Operator:
             raise OperationFailed(f"{to} is active already", cause="nothing is to be switched", cure="look at `zmqha status`")
         if to != ha.identity.peer_id:
             raise OperationFailed(
-                f"no server {to!r} here",
+                f"no server {_text(arguments, 'to')!r} here",
                 cause=f"the other server is {ha.identity.peer_id!r}",
                 cure=f"zmqha switchover --to {ha.identity.peer_id}",
             )
         if ha.sub(now_ms) is Sub.LEAVING:
             raise OperationFailed("a switchover is under way already", cause=ha.reason, cure="wait, then look at `zmqha status`")
-        reason = str(arguments.get("reason") or "")
-        ha.leave("switchover by an operator" + (f" ({reason[:100]})" if reason else ""), now_ms, exit=False)
+        reason = _text(arguments, "reason")
+        ha.leave("switchover by an operator" + (f" ({reason})" if reason else ""), now_ms, exit=False)
         return {"from": ha.identity.node_id, "to": to, "started": True}
 
     def _promote(self, broker: "Broker", arguments: dict[str, Any], now_ms: int) -> dict[str, Any]:
@@ -289,7 +289,13 @@ def _report(report: MergeReport) -> dict[str, Any]:
 
 def _who(arguments: dict[str, Any]) -> str:
     """Who gives an order, for the record."""
-    return str(arguments.get("by") or "an operator")[:60]
+    return _text(arguments, "by")[:60] or "an operator"
+
+
+def _text(arguments: dict[str, Any], name: str) -> str:
+    """A text of the sender; "" where it is none: making text of a deeply nested value would be a RecursionError."""
+    value = arguments.get(name)
+    return value[:100] if isinstance(value, str) else ""
 
 
 def acts(audit: tuple[str, ...]) -> list[dict[str, Any]]:
