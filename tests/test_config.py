@@ -286,6 +286,26 @@ def test_a_reload_applies_some_settings_and_names_the_others(tmp_path: Path) -> 
     assert changed_at_runtime(old, old) == ((), ())
 
 
+@pytest.mark.parametrize("change", [
+    lambda text: under("gateway", 'kind = "tcp"')(swap('"10.0.7.1"', '"10.0.7.9:80"')(text)),
+    lambda text: under("gateway", 'command = "fping {address}"')(swap('"10.0.7.1"', '"10.0.7.9"')(text)),
+    lambda text: without_second(swap('addresses = ["10.0.7.1"]\n', "")(text)),
+], ids=["another kind", "another command", "no peer and no gateway"])  # fmt: skip
+def test_a_gateway_that_is_asked_in_another_way_waits_for_a_restart_whole(tmp_path: Path, change: Callable[[str], str]) -> None:
+    old, new = read(tmp_path), read(tmp_path, change(TEXT))
+
+    applied, restart = changed_at_runtime(old, new)
+
+    assert with_runtime_changes(old, new).gateway == old.gateway
+    assert applied == () and "gateway.addresses" in [line.split(":")[0] for line in restart]
+
+
+def test_what_waits_for_a_restart_is_told_at_every_reload(tmp_path: Path) -> None:
+    old, new = read(tmp_path), read(tmp_path, under("limits", "journal_segment_bytes = 2097152")(TEXT))
+    running = with_runtime_changes(old, new)
+    assert changed_at_runtime(running, new)[1] == ("limits.journal_segment_bytes: 67108864 -> 2097152",)
+
+
 # --- the directory of zmqha init, and the keys in it ------------------------------------------------------------------------
 
 

@@ -202,20 +202,19 @@ def names(path: Path | str, *, environ: Mapping[str, str] | None = None) -> tupl
 
 def changed_at_runtime(old: Config, new: Config) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """What a re-read changes: (takes effect at once, needs a restart), each as ``section.key: old -> new``."""
+    running = with_runtime_changes(old, new)
     applied: list[str] = []
     restart: list[str] = []
     for section in ("cluster", "gateway", "timers", "limits", "security", "log", "own", "peer"):
-        before, after = getattr(old, section), getattr(new, section)
+        before, now, after = (getattr(config, section) for config in (old, running, new))
         if before is None or after is None:
             if before is not after:
                 restart.append(f"{section}: {'added' if before is None else 'removed'}")
             continue
         for key in fields(type(before)):
-            if getattr(before, key) == getattr(after, key):
-                continue
-            where = f"{section}.{key}"
-            at_once = (section == "limits" and key != "journal_segment_bytes") or where in ("log.level", "gateway.addresses")
-            (applied if at_once else restart).append(f"{where}: {getattr(before, key)} -> {getattr(after, key)}")
+            was, becomes = getattr(before, key), getattr(after, key)
+            if was != becomes:
+                (applied if getattr(now, key) == becomes else restart).append(f"{section}.{key}: {was} -> {becomes}")
     return tuple(applied), tuple(restart)
 
 
@@ -223,10 +222,16 @@ def with_runtime_changes(old: Config, new: Config) -> Config:
     """``old`` with those parts of ``new`` that may change while the server runs."""
     return msgspec.structs.replace(
         old,
-        limits=new.limits,
+        limits=msgspec.structs.replace(new.limits, journal_segment_bytes=old.limits.journal_segment_bytes),
         log=msgspec.structs.replace(old.log, level=new.log.level),
-        gateway=msgspec.structs.replace(old.gateway, addresses=new.gateway.addresses),
+        gateway=new.gateway if _asked_alike(old.gateway, new.gateway) else old.gateway,
     )
+
+
+def _asked_alike(old: Gateway, new: Gateway) -> bool:
+    """Addresses change alone or not at all: those of another kind, asked in the old way, or none would never answer, and a lone
+    server would stop."""
+    return bool(new.addresses) and msgspec.structs.replace(new, addresses=old.addresses) == old
 
 
 def _written(path: Path | str, environ: Mapping[str, str] | None) -> tuple[Source, File]:
