@@ -11,6 +11,7 @@ import zmq
 
 from tests.transport.conftest import Party, dial, endpoint_of, now_ms, until
 from zmqha.core import limits
+from zmqha.errors import ConfigError
 from zmqha.transport.peer_link import PeerLink
 from zmqha.transport.security import KeyGate
 from zmqha.transport.sockets import Context
@@ -98,18 +99,30 @@ def test_a_bound_link_is_bound_again_within_milliseconds(context: Context) -> No
     assert slowest_s < 0.1
 
 
+def taken() -> socket.socket:
+    taker = socket.socket()
+    taker.bind(("127.0.0.1", 0))
+    taker.listen()
+    return taker
+
+
+def test_a_port_that_is_taken_at_the_start_is_a_config_error(context: Context) -> None:
+    with taken() as taker, pytest.raises(ConfigError, match="cannot listen"):
+        PeerLink(context, f"tcp://127.0.0.1:{taker.getsockname()[1]}", binds=True, path_name="lan")
+
+
 def test_a_port_taken_by_somebody_else_is_waited_for_without_a_socket(context: Context) -> None:
-    with socket.socket() as taker:
-        taker.bind(("127.0.0.1", 0))
-        taker.listen()
-        link = PeerLink(context, f"tcp://127.0.0.1:{taker.getsockname()[1]}", binds=True, path_name="lan")
+    link = PeerLink(context, free_endpoint(), binds=True, path_name="lan")
+    with taken() as taker:
+        link.endpoint = f"tcp://127.0.0.1:{taker.getsockname()[1]}"
+        link.rebuild(now_ms())
         assert link.socket is None
-        assert "in use" in link.error and link.waiting == [], "a port in use is another matter"
+        assert link.waiting == [], "a port in use is another matter"
         assert not link.send(b"frame")
         assert link.receive(1) == []
         assert link.deadline_ms is not None
+        link.tick(link.deadline_ms)
     assert until(lambda: link.socket is not None, lambda: link.tick(now_ms()))
-    assert link.error == "" and link.waiting == []
 
 
 def test_an_address_that_is_not_here_is_waited_for(context: Context) -> None:

@@ -27,13 +27,12 @@ class PeerLink:
         keys: Keys | None = None,
         peer_key: bytes | None = None,
     ) -> None:
-        """``endpoint`` is the own address where it binds, the peer's where it connects. Raises zmq.ZMQError."""
+        """``endpoint`` is the own address where it binds, the peer's where it connects. Raises ConfigError where it is taken."""
         self.path_name = path_name
         self.endpoint = endpoint
         self.binds = binds
         self.socket: Socket | None = None
         self.deadline_ms: int | None = None  # when tick is next needed; 0: at once
-        self.error = ""  # why there is no socket, for people
         self.waiting: list[str] = []  # the endpoint, while this machine does not have its address
         self.rebuilds = 0
         self.multipart = 0  # dropped messages of several frames
@@ -42,7 +41,7 @@ class PeerLink:
         self._keys = keys
         self._peer_key = peer_key
         self._skipping = False
-        self._open(0)
+        self._open(0, first=True)
 
     def receive(self, budget: int) -> list[bytes]:
         """Up to ``budget`` frames, oldest first."""
@@ -93,7 +92,7 @@ class PeerLink:
             self.socket.close(0)
             self.socket = None
 
-    def _open(self, now_ms: int) -> None:
+    def _open(self, now_ms: int, *, first: bool = False) -> None:
         self._skipping = False
         self.deadline_ms = None
         socket: Socket | None = None
@@ -110,9 +109,10 @@ class PeerLink:
                 socket.close(0)
             if error.errno not in sockets.PASSING:
                 raise
-            self.error = str(error)
+            if first and error.errno == zmq.EADDRINUSE:  # later it may be the own one that is still closing
+                raise sockets.cannot_bind(self.endpoint, error) from error
             self.waiting = [self.endpoint] if error.errno in sockets.ABSENT else []
             self.deadline_ms = now_ms + (sockets.REBIND_MS if error.errno == zmq.EADDRINUSE else sockets.ABSENT_MS)
             return
         self.socket = socket
-        self.error, self.waiting = "", []
+        self.waiting = []
