@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import zmq.auth
 from msgspec.structs import replace
 
 from zmqha.cli import provision
@@ -122,8 +123,10 @@ REFUSED: list[tuple[str, Callable[[str], str], str]] = [
     ),
     ("no clients", swap(f'client_keys = ["{KEY}"]', "client_keys = []"), "security.client_keys: empty"),
     ("bad client key", swap(f'client_keys = ["{KEY}"]', 'client_keys = ["short"]'), "is no public key"),
+    ("client key out of range", swap(f'client_keys = ["{KEY}"]', f'client_keys = ["{"#" * 40}"]'), "is no public key"),
     ("no peer key", swap('peer_key_file = "edge-b/peer.key_secret"\n', ""), "edge-b.peer_key_file: missing"),
     ("bad peer key", swap(f'peer_public_key = "{KEY}"', 'peer_public_key = ""'), "is no public key"),
+    ("peer key out of range", swap(f'peer_public_key = "{KEY}"', f'peer_public_key = "{"#" * 40}"'), "is no public key"),
     ("no gateway", swap('addresses = ["10.0.7.1"]', "addresses = []"), "0 addresses"),
     ("three gateways", swap('["10.0.7.1"]', '["10.0.7.1", "10.0.7.2", "10.0.7.3"]'), "3 addresses"),
     ("gateway is a name", swap('["10.0.7.1"]', '["router"]'), "is no IP address"),
@@ -345,10 +348,16 @@ def test_keys_that_do_not_fit_are_refused(pair: Path) -> None:
     config = load(pair, "a", environ={})
     key_file = pair.parent / "a" / "peer.key_secret"
     good = key_file.read_bytes()
+    own, other = (zmq.auth.load_certificate(pair.parent / name / "peer.key_secret") for name in "ab")
+    assert own[1] and other[1]
+    foreign, impossible = good.replace(own[1], other[1]), good.replace(own[1], b"#" * 40)
     cases: list[tuple[Callable[[], object], str]] = [
         (lambda: key_file.chmod(0o644), "can be read by others"),
         (lambda: key_file.write_bytes((pair.parent / "b" / "peer.key_secret").read_bytes()), "is not the key of server.a"),
         (lambda: key_file.write_bytes((pair.parent / "a" / "peer.key").read_bytes()), "holds no secret key"),
+        (lambda: key_file.write_bytes(foreign), "is no pair of keys"),
+        (lambda: key_file.write_bytes(impossible), "is no pair of keys"),
+        (lambda: key_file.write_bytes(good.replace(own[0], b"#" * 40)), "is no pair of keys"),
         (lambda: key_file.write_bytes(b"nothing"), "cannot read the key file"),
         (lambda: key_file.unlink(), "cannot read the key file"),
     ]

@@ -14,9 +14,10 @@ import zmq.auth
 from zmq.utils.monitor import parse_monitor_message
 
 from zmqha.client.answers import BROKEN, NO_ACCESS
-from zmqha.client.url import Host, Options, is_key
+from zmqha.client.url import Host, Options
 from zmqha.core import limits
 from zmqha.core.client_protocol import Frames
+from zmqha.core.curve_key import is_key
 from zmqha.errors import UrlError
 
 RECONNECT_MS = 25  # libzmq's own retries; a restarted server is met again within this

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 from urllib.parse import quote, unquote
 
-from zmqha.core import limits
+from zmqha.core import curve_key, limits
 from zmqha.errors import UrlError
 
 SCHEME = "zmqha://"
@@ -32,8 +32,6 @@ _SIX = re.compile(r"[0-9A-Fa-f:.]{2,45}(%[A-Za-z0-9._-]{1,32})?", re.ASCII)
 _DURATION = re.compile(r"(-?[0-9]+(?:\.[0-9]+)?)(ms|s|m|h)?", re.ASCII)
 _SECONDS = {None: 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _ACK_MODES = ("auto", "manual")
-_Z85 = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.-:+=^!/*?&<>()[]{}@%$#"
-_Z85_KEY = 40  # characters; five of them are 32 bits
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,19 +104,6 @@ def default_url(environ: Mapping[str, str]) -> str:
 def masked(text: str) -> str:
     """The text of a URL (right or wrong) without its password, for errors and logs."""
     return _PASSWORD.sub(r"\1:***@", text)
-
-
-def is_key(text: str) -> bool:
-    """40 characters of Z85 that stand for 32 bytes: anything else libzmq would refuse, without saying why."""
-    if len(text) != _Z85_KEY or not set(text) <= set(_Z85):
-        return False
-    for at in range(0, _Z85_KEY, 5):
-        value = 0
-        for character in text[at : at + 5]:
-            value = value * 85 + _Z85.index(character)
-        if value >= 1 << 32:
-            return False
-    return True
 
 
 def _changed(options: Options) -> dict[str, Any]:
@@ -226,9 +211,9 @@ def _checked(options: Options) -> Options:
     require(options.heartbeat >= 0, "option heartbeat is negative", "give a duration such as 1s, or 0: what the server asks for")
     require(len(options.client_id) <= longest, "option client_id is too long", f"give at most {longest} characters")
     require(len(options.name) <= longest, "option name is too long", f"give at most {longest} characters")
-    fits = not options.curve_server_key or is_key(options.curve_server_key)
+    fits = not options.curve_server_key or curve_key.is_key(options.curve_server_key)
     cure = "copy the key whole; in a URL every character but letters and digits is percent-encoded"
-    require(fits, f"option curve_server_key is no key of {_Z85_KEY} characters of Z85", cure)
+    require(fits, f"option curve_server_key is no key of {curve_key.CHARACTERS} characters of Z85", cure)
     fits = not options.curve_key_file or bool(options.curve_server_key)
     require(fits, "option curve_key_file needs curve_server_key too", "give both: client/context.toml of zmqha init holds them")
     return options

@@ -9,8 +9,10 @@ import stat
 from pathlib import Path
 from typing import NamedTuple
 
+import zmq
 import zmq.auth
 
+from zmqha.core.curve_key import is_key
 from zmqha.errors import ConfigError
 from zmqha.server.config import Config
 from zmqha.transport.security import Keys
@@ -63,6 +65,13 @@ def load_pair(path: Path) -> Keys:
     if secret is None:
         raise ConfigError(
             f"{path} holds no secret key", cause="it is the public half", cure=f"name {path.with_suffix('.key_secret').name}"
+        )
+    halves = (half.decode(errors="replace") for half in (public, secret))
+    if not all(map(is_key, halves)) or zmq.curve_public(secret) != public:
+        raise ConfigError(
+            f"{path} is no pair of keys",
+            cause="each half is 40 characters of Z85, and the public half follows from the secret one",
+            cure="copy the file anew from the machine where zmqha init ran",
         )
     return Keys(public, secret)
 

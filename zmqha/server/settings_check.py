@@ -8,6 +8,7 @@ import shlex
 import string
 
 from zmqha.core import limits as bounds
+from zmqha.core.curve_key import is_key
 from zmqha.errors import ConfigError
 from zmqha.server.settings import PING, RESERVED_NAMES, Cluster, File
 from zmqha.server.settings_file import Source
@@ -15,7 +16,6 @@ from zmqha.server.settings_file import Source
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}")
 NAME_CURE = "letters, digits, - and _, at most 32 characters"
 _HEX = re.compile(r"[0-9a-f]{8,64}")
-_Z85 = re.compile(r"[0-9a-zA-Z.\-:+=^!/*?&<>()\[\]{}@%$#]{40}")
 _RANGES: dict[str, tuple[int, int]] = {
     "max_message_bytes": (1, bounds.MESSAGE_BYTES_MAX),
     "queue_max_messages": (1, 1 << 62),
@@ -154,7 +154,7 @@ def _security(source: Source, file: File) -> None:
 
 
 def _public_key(source: Source, where: str, key: str) -> None:
-    if not _Z85.fullmatch(key):
+    if not is_key(key):
         source.refuse(
             where,
             f"{key!r} is no public key",
