@@ -247,11 +247,13 @@ class Signals:
     def __init__(self, config: Config) -> None:
         self.config = config
         self._read: SimpleQueue[Config | ConfigError] = SimpleQueue()
+        self._reading = self._wanted = False  # one reads at a time: of two files the older must not be applied last
 
     def hear(self, node: Node, number: int, now_ms: int) -> None:
         """Called by the loop, never from a handler."""
         if number == signal.SIGHUP:
-            threading.Thread(target=self._load, name="zmqha-reload", daemon=True).start()
+            self._wanted = True
+            self._read_if_wanted()
         else:
             name = signal.Signals(number).name
             node.broker.ha.leave(f"stopped by {name}", now_ms, exit=True)
@@ -262,16 +264,26 @@ class Signals:
             read = self._read.get_nowait()
         except Empty:
             return
+        self._reading = False
+        self._read_if_wanted()
         if isinstance(read, ConfigError):
             log.error("config.refused", extra={"fields": (("what", read.what), ("why", read.cause), ("fix", read.cure))})
         else:
             self._apply(node, read)
+
+    def _read_if_wanted(self) -> None:
+        if self._wanted and not self._reading:
+            self._wanted, self._reading = False, True
+            threading.Thread(target=self._load, name="zmqha-reload", daemon=True).start()
 
     def _load(self) -> None:
         try:
             self._read.put(configuration.load(self.config.path, self.config.name))
         except ConfigError as error:
             self._read.put(error)
+        except Exception as error:  # the top of the thread: say it, and let the next SIGHUP read again
+            what, cure = f"cannot read {self.config.path}", "nothing changed; zmqha config check FILE shows where it fails"
+            self._read.put(ConfigError(what, cause=repr(error), cure=cure))
 
     def _apply(self, node: Node, new: Config) -> None:
         applied, restart = configuration.changed_at_runtime(self.config, new)
