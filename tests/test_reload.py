@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
@@ -51,6 +51,9 @@ class Server:
             time.sleep(0.005)
         return condition()
 
+    def status(self) -> dict[str, Any]:
+        return cast(dict[str, Any], self.node.broker.operator.status(self.node.broker, clock_ms()))
+
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Server]:
@@ -62,6 +65,13 @@ def server(tmp_path: Path) -> Iterator[Server]:
     yield made
     made.node.network.prober.close()
     logging.getLogger("zmqha").setLevel(logging.NOTSET)
+
+
+def test_the_status_names_the_gateway_that_is_asked(server: Server) -> None:
+    server.write('addresses = ["127.0.0.1"]', 'addresses = ["127.0.0.7"]')
+    server.hang_up()
+    assert server.looks_until(lambda: server.signals.config.gateway.addresses == ("127.0.0.7",))
+    assert server.status()["gateway"]["addresses"] == ["127.0.0.7"]
 
 
 def test_of_two_files_the_later_is_applied_last(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:

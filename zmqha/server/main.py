@@ -295,5 +295,6 @@ class Signals:
         if any(change.startswith("gateway.") for change in applied) and node.network.prober is not None:
             node.network.prober.close()
             node.network.prober = open_prober(self.config)
+            node.broker.operator.pair = node.broker.operator.pair._replace(gateways=self.config.gateway.addresses)
         fields = (("applied", "; ".join(applied) or "nothing"), ("needs_restart", "; ".join(restart) or "nothing"))
         log.info("config.reload", extra={"fields": fields})
