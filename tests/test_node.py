@@ -13,6 +13,7 @@ from zmqha.core.peer_protocol import Drop, Session, encode
 from zmqha.server.node import Network, Node, clock_ms
 from zmqha.store.gauge import NOT_MEASURED
 from zmqha.transport.clients import Clients, Sent
+from zmqha.transport.gateway import Probe
 from zmqha.transport.mailbox import Mailbox
 from zmqha.transport.reactor import Reactor
 
@@ -152,6 +153,31 @@ def test_a_link_that_was_replaced_is_waited_for() -> None:
     os.close(old)
     node.turn()
     assert broker.seen == ["path 0", "hand out"]
+
+
+class ToyProber:
+    """A prober with an answer."""
+
+    def __init__(self, *, readable: bool = False) -> None:
+        self.fd = os.eventfd(int(readable))
+
+    def tick(self, now_ms: int) -> None:
+        pass
+
+    def take(self) -> list[Probe]:
+        return [Probe(1, 1, ok=True, detail="")]
+
+
+def test_a_prober_that_was_replaced_is_waited_for_and_the_old_one_is_not() -> None:
+    node, broker = toy_node([])
+    old = ToyProber()
+    node.network.prober = cast(Any, old)
+    node.turn()
+    node.network.prober = cast(Any, ToyProber(readable=True))
+    os.close(old.fd)
+    node.turn()
+    assert broker.seen == ["Probed", "hand out"]
+    assert old.fd not in node.reactor.wait(0)
 
 
 def test_after_a_message_that_did_not_go_out_none_goes_until_the_broker_knows() -> None:

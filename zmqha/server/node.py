@@ -170,10 +170,11 @@ class Node:
         return min(self.broker.deadline_ms(now_ms) - now_ms, limits.TURN_MS_MAX)
 
     def _watch(self) -> None:
-        """Tell the reactor what to wait for, where a socket was opened, closed or replaced since the last turn."""
+        """Tell the reactor what to wait for, where a socket or the prober was opened, closed or replaced since then."""
         network, reads_clients = self.network, self.broker.reads_clients
         links = [link.socket for link in network.links]
-        changing: list[object] = [reads_clients, network.follower.socket if network.follower is not None else None, *links]
+        follower = network.follower.socket if network.follower is not None else None
+        changing: list[object] = [reads_clients, follower, network.prober, *links]
         if changing == self._changing:
             return
         self._changing = changing
