@@ -105,6 +105,8 @@ REFUSED: list[tuple[str, Callable[[str], str], str]] = [
     ("both primary", swap('"secondary"', '"primary"'), "the roles are primary and primary"),
     ("one secondary alone", lambda text: swap('"primary"', '"secondary"')(without_second(text)), "the roles are secondary"),
     ("reserved name", swap("[server.edge-b]", "[server.client]"), "cannot name a server"),
+    ("data of nobody", swap("data/edge-a", "~nosuch/x"), "server.edge-a.data_dir: '~nosuch/x' leads nowhere"),
+    ("a zero byte", swap("data/edge-a", r"data\u0000"), "leads nowhere"),
     ("no port", swap('"edge-a:7400"', '"edge-a"'), "is no host:port"),
     ("port too large", swap("10.78.0.1:7410", "10.78.0.1:65535"), "is no host:port"),
     ("no peer address", swap('peer = "10.78.0.2:7410"\n', ""), "server.edge-b.peer: missing"),

@@ -274,13 +274,18 @@ class _Resolution:
             log=self.file.log,
             own=own,
             peer=peer,
-            secret_file=self.absolute(cluster.secret_file) if cluster.secret_file else None,
-            client_port_key_file=self.absolute(security.client_port_key_file) if security.curve else None,
+            secret_file=self.absolute("cluster.secret_file", cluster.secret_file) if cluster.secret_file else None,
+            client_port_key_file=self.absolute("security.client_port_key_file", security.client_port_key_file)
+            if security.curve
+            else None,
             warnings=tuple(dict.fromkeys(self.warnings)),
         )
 
-    def absolute(self, path: str) -> Path:
-        return (self.source.path.parent / Path(path).expanduser()).resolve()
+    def absolute(self, key: str, path: str) -> Path:
+        try:
+            return (self.source.path.parent / Path(path).expanduser()).resolve()
+        except (RuntimeError, ValueError) as error:  # no such home, links in a circle; a zero byte
+            self.source.refuse(key, f"{path!r} leads nowhere", why=str(error), cure="write the whole path")
 
     def chosen(self, name: str) -> str:
         blocks = list(self.file.server)
@@ -311,12 +316,12 @@ class _Resolution:
         return Server(
             name=name,
             primary=block.role == "primary",
-            data_dir=self.absolute(block.data_dir),
+            data_dir=self.absolute(f"server.{name}.data_dir", block.data_dir),
             client=client,
             client_bind=Address(self.numeric(f"server.{name}.client", client.host, needed=own), client.port),
             peer=peer,
             lan=lan,
-            peer_key_file=self.absolute(block.peer_key_file) if block.peer_key_file else None,
+            peer_key_file=self.absolute(f"server.{name}.peer_key_file", block.peer_key_file) if block.peer_key_file else None,
             peer_public_key=block.peer_public_key,
         )
 
