@@ -1,6 +1,7 @@
 """The loop around the broker: what the node itself says."""
 
 import os
+import signal
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -10,6 +11,7 @@ import zmq
 from zmqha.core.actions import Action, SendToClient
 from zmqha.core.events import ControlIn, FactsSaved
 from zmqha.core.peer_protocol import Drop, Session, encode
+from zmqha.server import main
 from zmqha.server.node import Network, Node, clock_ms
 from zmqha.store.gauge import NOT_MEASURED
 from zmqha.transport.clients import Clients, Sent
@@ -192,3 +194,20 @@ def test_after_a_message_that_did_not_go_out_none_goes_until_the_broker_knows() 
     node.turn()
     assert broker.seen == ["ClientGone", "hand out"]
     assert sent[2:] == [(b"gone", [b"3"])], "whatever the broker says after that it means"
+
+
+def test_a_server_learns_how_its_children_end_whatever_its_parent_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Begun(Exception):
+        pass
+
+    def begun(config: object) -> None:
+        raise Begun
+
+    monkeypatch.setattr(main, "load_keys", begun)
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        with pytest.raises(Begun):
+            main.main(cast(Any, None))
+        assert signal.getsignal(signal.SIGCHLD) is signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGCHLD, before)

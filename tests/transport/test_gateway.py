@@ -3,6 +3,7 @@
 import os
 import select
 import shutil
+import signal
 import socket
 import time
 from collections.abc import Iterator
@@ -102,6 +103,38 @@ def test_the_descriptor_is_readable_when_something_has_ended() -> None:
     prober.ready()
     assert prober.take() == [Probe(1, 1000, False, f"{NOBODY}: no answer")]
     prober.close()
+
+
+def test_a_child_that_the_kernel_reaped_is_a_failed_probe() -> None:
+    """Where somebody has SIGCHLD ignored; how the child ended is lost."""
+    prober = Prober([NOBODY], command="sh -c 'exec sleep 0.05' {address}")
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        probe = ask(prober)
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+    prober.close()
+    assert not probe.ok and "nobody knows" in probe.detail
+
+
+def test_a_probe_that_cannot_be_killed_fails_and_nobody_waits_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command that runs as another user (sudo)."""
+
+    def kill(pid: int, number: int) -> None:
+        raise PermissionError
+
+    prober = Prober([NOBODY], command=SILENT)
+    prober.start(1000, 1)
+    (left,) = prober._running[0].attempts.values()
+    with monkeypatch.context() as other_user:
+        other_user.setattr(os, "kill", kill)
+        prober.tick(1000 + DEADLINE_MS)
+        start = time.monotonic()
+        prober.close()
+    assert [probe.ok for probe in prober.take()] == [False]
+    assert time.monotonic() - start < 1
+    left.abandon()
+    assert until(lambda: left.outcome() is not None)
 
 
 def test_a_missing_ping_is_a_failed_probe() -> None:

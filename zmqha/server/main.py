@@ -62,6 +62,7 @@ class Disk(NamedTuple):
 
 def main(config: Config) -> int:
     """Run one server until it is told to stop; the exit code. Raises ConfigError before anything is started."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # a parent may have it ignored: then how a probe ended would be lost
     keyring = load_keys(config)
     logs.set_up(config.name, config.log.level, config.log.format)
     disk = open_disk(config)

@@ -5,6 +5,7 @@ import os
 import select
 import signal
 import socket
+from contextlib import suppress
 from typing import Protocol
 
 _HANDLED_BY_SERVER = (signal.SIGPIPE, signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # the child gets their defaults back
@@ -42,21 +43,29 @@ class Ping:
         try:
             self.fd = os.pidfd_open(self._pid)
         except OSError:  # EMFILE: never leave a child that nobody waits for
-            os.kill(self._pid, signal.SIGKILL)
-            os.waitpid(self._pid, 0)
+            with suppress(ProcessLookupError, PermissionError, ChildProcessError):
+                os.kill(self._pid, signal.SIGKILL)
+                os.waitpid(self._pid, 0)
             raise
 
     def outcome(self) -> str | None:
         if self._outcome is None:
-            pid, status = os.waitpid(self._pid, os.WNOHANG)
-            if pid:
+            self._outcome = self._ended()
+            if self._outcome is not None:
                 os.close(self.fd)
-                self._outcome = _meaning(os.waitstatus_to_exitcode(status))
         return self._outcome
 
     def abandon(self) -> None:
         if self._outcome is None:
-            os.kill(self._pid, signal.SIGKILL)
+            with suppress(ProcessLookupError, PermissionError):  # reaped already; another user's, such as sudo's
+                os.kill(self._pid, signal.SIGKILL)
+
+    def _ended(self) -> str | None:
+        try:
+            pid, status = os.waitpid(self._pid, os.WNOHANG)
+        except ChildProcessError:  # SIGCHLD is ignored in this process: the kernel has reaped it
+            return "nobody knows how it ended"
+        return _meaning(os.waitstatus_to_exitcode(status)) if pid else None
 
 
 def _meaning(code: int) -> str:

@@ -6,6 +6,7 @@ into the reactor's poller, and what exceeds its deadline is reported as failed, 
 
 import select
 import shlex
+import time
 from collections.abc import Sequence
 from enum import StrEnum
 from typing import NamedTuple
@@ -15,6 +16,7 @@ from zmqha.transport.attempt import Attempt, Connection, Ping
 
 PING = "ping -n -q -c 1 -W {timeout_s} {address}"
 DEADLINE_MS = 200
+CLOSE_S = 0.1  # the loop stands still meanwhile
 RUNNING_MAX = 16  # probes at once; one every 100 ms, 200 ms each, makes two or three
 
 
@@ -93,11 +95,12 @@ class Prober:
         return results
 
     def close(self) -> None:
-        """Kills and reaps everything; waits the moment that takes."""
+        """Kills and reaps everything; waits the moment that takes. What cannot be killed is left behind."""
+        end_s = time.monotonic() + CLOSE_S
         for running in self._running:
             self._abandon(running)
         self._running.clear()
-        while self._abandoned:
+        while self._abandoned and time.monotonic() < end_s:
             self._epoll.poll(0.01)
             self._abandoned = [attempt for attempt in self._abandoned if attempt.outcome() is None]
         self._epoll.close()
