@@ -58,7 +58,7 @@ class Lan:
     own = ("10.0.7.11", "10.78.0.1")
 
     def resolve(self, host: str) -> tuple[str, ...]:
-        return self.hosts.get(host, ()) or ((host,) if host[0].isdigit() else ())
+        return self.hosts.get(host, ()) or ((host,) if host[0].isdigit() or ":" in host else ())
 
     def source_for(self, address: str) -> str:
         return address if address in self.own else "10.78.0.1" if address.startswith("10.78.") else "10.0.7.11"
@@ -136,6 +136,18 @@ REFUSED: list[tuple[str, Callable[[str], str], str]] = [
     ("gateway is this server", swap('["10.0.7.1"]', '["10.0.7.11"]'), "is this machine"),
     ("gateway is the peer", swap('["10.0.7.1"]', '["10.0.7.12"]'), "is the peer, edge-b"),
     ("gateway is the peer's link", swap('["10.0.7.1"]', '["10.78.0.2"]'), "is the peer, edge-b"),
+    ("gateway is loopback, mapped", swap('["10.0.7.1"]', '["::ffff:127.0.0.1"]'), "loopback"),
+    ("gateway is this server, mapped", swap('["10.0.7.1"]', '["::ffff:10.0.7.11"]'), "is this machine"),
+    (
+        "gateway is the peer, written in another way",
+        lambda text: swap("10.0.7.12:7400", "[2001:DB8:0::12]:7400")(swap('["10.0.7.1"]', '["2001:db8::12"]')(text)),
+        "is the peer, edge-b",
+    ),
+    (
+        "one address for both, mapped",
+        swap("10.0.7.12:7400", "[::ffff:10.0.7.11]:7401"),
+        "both servers have the address 10.0.7.11",
+    ),
     ("gateway over the peer link", swap('["10.0.7.1"]', '["10.78.0.254"]'), "reached over the peer link"),
     ("gateway without port", under("gateway", 'kind = "tcp"'), "is no host:port"),
     ("command asks nobody", under("gateway", 'command = "ping -c 1 10.0.7.1"'), "places to fill in"),

@@ -350,7 +350,7 @@ class _Resolution:
         if not found:
             self.warnings.append(f"{key}: {host!r} cannot be resolved here")
             return host
-        address = ipaddress.ip_address(found[0])
+        address = _number(found[0])
         if address.is_unspecified:
             self.source.refuse(
                 key,
@@ -366,7 +366,7 @@ class _Resolution:
                 why=f"the other machine cannot reach it{alias}",
                 cure="write the IP address; for tests on one machine cluster.single_machine = true",
             )
-        return found[0]
+        return str(address)
 
     def check_ports(self, servers: list[Server]) -> None:
         taken: dict[Address, str] = {}
@@ -409,7 +409,7 @@ class _Resolution:
         key, cure = "gateway.addresses", "write the address of the client network's router, on the LAN side"
         host = self.address(key, text, 80).host if self.file.gateway.kind == "tcp" else text
         try:
-            number = ipaddress.ip_address(host)
+            number = _number(host)
         except ValueError:
             self.source.refuse(
                 key,
@@ -419,6 +419,7 @@ class _Resolution:
             )
         if self.single:
             return
+        host = str(number)
         if number.is_loopback or number.is_unspecified:
             self.source.refuse(
                 key, f"{host} is this machine (loopback)", why="it always answers: a permission for ever", cure=cure
@@ -439,6 +440,12 @@ class _Resolution:
 
     def is_own(self, host: str) -> bool:
         return self.network.source_for(host) == host
+
+
+def _number(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    """The address, whichever way it is written: texts of one address differ. Raises ValueError."""
+    number = ipaddress.ip_address(host)
+    return (number.ipv4_mapped if number.version == 6 else None) or number
 
 
 def _hosts(server: Server) -> set[str]:
