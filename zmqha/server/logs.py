@@ -3,6 +3,7 @@
 2026-11-22T07:02:31.640Z INFO  edge-b ha.standalone was=PASSIVE reason="the peer's watcher reports its death" epoch=3
 """
 
+import json
 import logging
 import sys
 from datetime import UTC, datetime
@@ -62,5 +63,8 @@ def _stamp(record: logging.LogRecord) -> str:
 
 
 def _quoted(value: object) -> str:
+    """As it is, or as JSON would have it: texts of clients and operators must not look like another field, or another line."""
     text = str(value)
-    return f'"{text}"' if not text or any(each in text for each in ' "=') else text
+    if text and text.isprintable() and not set(text) & set(' "=\\'):
+        return text
+    return '"' + "".join(each if each.isprintable() and each not in '"\\' else json.dumps(each)[1:-1] for each in text) + '"'
