@@ -1,7 +1,10 @@
 """The configuration: what is refused says what, why and cure; what is legal comes out resolved."""
 
+import errno
+import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import zmq.auth
@@ -382,3 +385,20 @@ def test_keys_that_do_not_fit_are_refused(pair: Path) -> None:
         with pytest.raises(ConfigError, match=said) as refusal:
             load_keys(config)
         assert refusal.value.cause and refusal.value.cure
+
+
+def test_a_directory_of_the_other_server_that_is_closed_is_no_matter(pair: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As root would leave it: the server's user cannot look into it."""
+    config = load(pair, "a", environ={})
+    assert config.peer is not None
+    two_machines = replace(config, cluster=replace(config.cluster, single_machine=False))
+    assert "is the secret of the other server" in load_keys(two_machines).warnings[0]
+    closed, stat = config.peer.peer_key_file, os.stat
+
+    def ask(path: Any, **how: Any) -> os.stat_result:
+        if path == closed:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return stat(path, **how)
+
+    monkeypatch.setattr(os, "stat", ask)
+    assert load_keys(two_machines).warnings == ()

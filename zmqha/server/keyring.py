@@ -5,6 +5,7 @@ must be readable by their owner only. A server that finds the *other* server's s
 the other machine.
 """
 
+import os
 import stat
 from pathlib import Path
 from typing import NamedTuple
@@ -49,7 +50,7 @@ def load_keys(config: Config) -> Keyring:
             cure="copy the right directory to this machine, or correct --name",
         )
     foreign = config.peer.peer_key_file
-    if foreign and foreign.exists() and not config.cluster.single_machine:
+    if foreign and os.path.exists(foreign) and not config.cluster.single_machine:
         warnings.append(f"{foreign} is the secret of the other server; delete it on this machine")
     public = config.peer.peer_public_key.encode()
     return Keyring(client_port, peer_port, public, client_keys, mac_secret, tuple(warnings))
