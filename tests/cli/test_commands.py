@@ -9,6 +9,7 @@ import pytest
 from fake_pair import URL, Pair, Run, row, view
 
 from zmqha.cli import COMMANDS, contexts, failure, root, server_main
+from zmqha.cli import run as cli_run
 from zmqha.cli.init import default_gateway
 from zmqha.cli.table import Column, table
 from zmqha.errors import OperationFailed, QueueFull, ZmqhaError
@@ -119,6 +120,29 @@ def test_destruction_without_a_terminal_needs_yes(run: Run, pair: Pair) -> None:
     outcome = run("queue", "purge", "orders")
 
     assert outcome.code == 1 and "--yes" in outcome.err and pair.asked == []
+
+
+@pytest.mark.parametrize(("closed", "arguments", "code", "said"), [
+    ("stdin", ("queue", "purge", "orders"), 1, "--yes"),
+    ("stdin", ("send", "orders"), 2, "stdin is closed"),
+    ("stdout", ("recv", "orders"), 2, "stdout is closed"),
+])  # fmt: skip
+def test_a_closed_stream_is_an_answer_of_three_lines(
+    closed: str, arguments: tuple[str, ...], code: int, said: str, pair: Pair, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setattr(sys, closed, None)
+
+    assert cli_run(arguments) == code
+    err = capsys.readouterr().err
+    assert said in err and len(err.splitlines()) == 3 and (pair.asked, pair.connected_with) == ([], [])
+
+
+def test_without_stderr_a_command_works_in_silence(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", None)
+
+    assert cli_run(["send", "orders", "hello"]) == 0 and len(pair.sent) == 1
+    assert cli_run(["--context", "nothing", "queue", "ls"]) == 78
 
 
 # --- send and recv ----------------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import sys
 
 import click
 
+from zmqha.cli.invocation import is_terminal
 from zmqha.errors import (
     AccessDenied,
     ConfigError,
@@ -78,7 +79,7 @@ def show(text: str) -> None:
     """Chatter and errors: stderr, coloured only on a terminal that wants colour."""
     first, *rest = text.split("\n")
     head, colon, tail = first.partition(":")
-    if head.startswith("error") and sys.stderr.isatty() and not os.environ.get("NO_COLOR"):
+    if head.startswith("error") and is_terminal(sys.stderr) and not os.environ.get("NO_COLOR"):
         first = click.style(head, fg="red", bold=True) + colon + tail
     click.echo("\n".join([first, *rest]), err=True)
 

@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
@@ -89,12 +89,17 @@ class Invocation:
         """Destruction needs ``--yes``, or a yes on a terminal."""
         if self.yes:
             return
-        if not sys.stdin.isatty():
+        if not is_terminal(sys.stdin):
             raise OperationFailed(
                 f"not done: {what}", cause="this destroys something and nobody is there to ask", cure="repeat it with --yes"
             )
         if not click.confirm(f"{what}. Go on?", err=True):
             raise OperationFailed(f"not done: {what}", cause="the answer was no", cure="nothing to do")
+
+
+def is_terminal(stream: TextIO | None) -> bool:
+    """None: it was closed before Python began."""
+    return stream is not None and stream.isatty()
 
 
 def _cell(value: object) -> object:

@@ -34,6 +34,8 @@ def recv(invocation: Invocation, queue: str, lines: bool, count: int | None, tim
 
     With --count, exit code 75 if --timeout ended it earlier.
     """
+    if sys.stdout is None:
+        raise click.UsageError("stdout is closed, so messages would go nowhere")
     # No more than is asked for: with --count 1 the others stay with the queue for other consumers.
     prefetch = min(count, BATCH) if count else BATCH
     with connect(invocation, on_state=invocation.announce) as client:

@@ -9,7 +9,7 @@ from typing import IO, Any
 
 import click
 
-from zmqha.cli.invocation import Invocation, command, connect, pass_invocation
+from zmqha.cli.invocation import Invocation, command, connect, is_terminal, pass_invocation
 from zmqha.errors import ZmqhaError
 
 IN_FLIGHT = 5000  # messages sent and not looked at; the client bounds bytes by itself
@@ -35,6 +35,8 @@ def send(invocation: Invocation, queue: str, body: str | None, lines: bool) -> N
     """
     if body is not None and lines:
         raise click.UsageError("BODY and --lines exclude each other")
+    if body is None and sys.stdin is None:
+        raise click.UsageError("stdin is closed, so there is nothing to send without BODY")
     bodies = iter([body.encode(errors="surrogateescape")]) if body is not None else _bodies(sys.stdin.buffer, lines=lines)
     tally = _Tally(invocation, queue)
     try:
@@ -65,7 +67,7 @@ class _Tally:
         self.begun = self.shown = time.monotonic()
         self.count = self.confirmed = 0
         self.waiting: deque[Any] = deque()
-        self.live = sys.stderr.isatty() and not invocation.quiet
+        self.live = is_terminal(sys.stderr) and not invocation.quiet
 
     def sent(self, handle: Any) -> None:
         self.count += 1
