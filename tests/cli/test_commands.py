@@ -289,6 +289,36 @@ def test_init_for_two_machines(run: Run, tmp_path: Path) -> None:
     assert not (tmp_path / "q").exists()
 
 
+def test_init_takes_ipv6_with_and_without_brackets(run: Run, tmp_path: Path) -> None:
+    place = tmp_path / "p"
+    run("init", "a=[2001:db8::11]/[fd00::1]", "b=2001:db8::12/fd00::2", "--gateway", "2001:db8::1", "--dir", str(place))
+
+    text = (place / "server.toml").read_text()
+    assert 'client = "[2001:db8::11]:7400"' in text and 'peer = "[fd00::1]:7410"' in text and '"[2001:db8::12]:7400"' in text
+    assert "zmqha://[2001:db8::11]:7400,[2001:db8::12]:7400?" in (place / "client" / "context.toml").read_text()
+
+
+@pytest.mark.parametrize(("arguments", "said"), [
+    (("a=10.0.7.11:7400", "b=10.0.7.12"), "10.0.7.11:7400"),
+    (("a=10.0.7.11/10.9.9.1:7410", "b=10.0.7.12"), "10.9.9.1:7410"),
+    (("a=[2001:db8::11]:7400", "b=10.0.7.12"), "[2001:db8::11]:7400"),
+    (("a=10.0.7.11", "b=10 0 7 12"), "10 0 7 12"),
+    (("a=10.0.7.11", "b=10.0.7.11"), "both servers have the address 10.0.7.11"),
+    (("a=10.0.7.11", "b=10.0.7.12", "--cluster", "my pair"), "'my pair' is no name"),
+    (("a=10.0.7.11", "b=10.0.7.12", "--gateway", "router"), "'router' is no IP address"),
+    (("a=10.0.7.11", "b=10.0.7.12", "--gateway", "10.0.7.12"), "is the peer"),
+    (("a=10.0.7.11", "b=10.0.7.12", "--gateway", "10.0.7.1", "--gateway", "10.0.7.2:80"), "10.0.7.1"),
+    (("a=10.0.7.11", "b=10.0.7.12", "--data-dir", "two\nlines"), "is not TOML"),
+])  # fmt: skip
+def test_init_writes_nothing_that_a_server_would_refuse(run: Run, tmp_path: Path, arguments: tuple[str, ...], said: str) -> None:
+    gateway = () if "--gateway" in arguments else ("--gateway", "10.0.7.1")
+    outcome = run("init", *arguments, *gateway, "--dir", str(tmp_path / "q"))
+
+    assert outcome.code == 78 and said in outcome.err and len(outcome.err.splitlines()) == 3
+    assert f"{tmp_path}/." not in outcome.err, "nobody knows the draft"
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_default_gateway_is_read_from_the_routes(tmp_path: Path) -> None:
     routes = tmp_path / "route"
     routes.write_text("Iface\tDestination\tGateway\tFlags\neth0\t0007000A\t00000000\t0001\neth0\t00000000\t0107000A\t0003\n")

@@ -5,11 +5,13 @@
     DIR/NAME/                  key of that machine's peer ports: for that machine only
     DIR/client/                a client's key and context.toml
 
-Secrets are 0600. The directory appears whole or not at all, and an existing one is never touched. It holds no ``node.state``: a
-fresh pair forms by itself (T19). Driven by ``zmqha init``, ``zmqha demo`` and the tests.
+Secrets are 0600. The directory appears whole, with a file that a server would take, or not at all; an existing one is never touched.
+It holds no ``node.state``: a fresh pair forms by itself (T19). Driven by ``zmqha init``, ``zmqha demo`` and the tests.
 """
 
+import ipaddress
 import os
+import re
 import secrets
 import shutil
 import tempfile
@@ -21,9 +23,12 @@ import zmq
 import zmq.auth
 
 from zmqha.errors import ConfigError, OperationFailed
+from zmqha.server.config import load
 from zmqha.server.settings import CLIENT_PORT, PEER_PORT, RESERVED_NAMES
 from zmqha.server.settings_check import NAME, NAME_CURE
 
+_HOST = re.compile(r"[A-Za-z0-9._-]{1,253}", re.ASCII)
+_STAND_IN = {"ZMQHA_GATEWAY__ADDRESSES": "192.0.2.1"}  # for a gateway that is filled in later; an address of nobody
 _TOML_ESCAPES = {'"': '\\"', "\\": "\\\\"}
 
 
@@ -59,11 +64,27 @@ class Plan:
 
 
 def machine(text: str) -> Machine:
-    """``NAME``, ``NAME=HOST`` or ``NAME=HOST/PEERHOST``."""
+    """``NAME``, ``NAME=HOST`` or ``NAME=HOST/PEERHOST``; an IPv6 address may stand in brackets."""
     name, _, hosts = text.partition("=")
-    host, _, peer_host = (hosts or name).partition("/")
     check_name(name)
-    return Machine(name, host, peer_host or host)
+    host, _, peer_host = (hosts or name).partition("/")
+    return Machine(name, _host(host), _host(peer_host or host))
+
+
+def _host(text: str) -> str:
+    host = text.removeprefix("[").removesuffix("]")
+    if not _HOST.fullmatch(host) and not _numbers(host):
+        raise ConfigError(
+            f"{text!r} is no host", cause="it is an IP address or a name, without port", cure="ports are changed in server.toml"
+        )
+    return host
+
+
+def _numbers(host: str) -> tuple[str, ...]:
+    try:
+        return (str(ipaddress.ip_address(host)),)
+    except ValueError:
+        return ()
 
 
 def check_name(name: str) -> None:
@@ -107,6 +128,7 @@ def write(plan: Plan) -> Path:
         raise
     try:
         _fill(draft, plan)
+        _check(draft, plan)
         draft.rename(target)
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)
@@ -131,6 +153,28 @@ def _fill(draft: Path, plan: Plan) -> None:
     url = context_url(plan, server_key=server_key, key_file=Path("client.key_secret"))
     context = f"# A context of zmqha: `zmqha context add {plan.cluster} FILE`. The key file counts from this directory.\n"
     (draft / "client" / "context.toml").write_text(f"{context}url = {_text(url)}\n")
+
+
+class _NoNetwork:
+    """Knows addresses only, asks nobody: the same answer on every machine."""
+
+    here = False
+
+    def resolve(self, host: str) -> tuple[str, ...]:
+        return _numbers(host)
+
+    def source_for(self, address: str) -> str:
+        return ""
+
+
+def _check(draft: Path, plan: Plan) -> None:
+    try:
+        for machine in plan.machines:
+            environ = {} if plan.gateway_addresses else _STAND_IN
+            load(draft / "server.toml", machine.name, environ=environ, network=_NoNetwork())
+    except ConfigError as error:
+        what = error.what.replace(f"{draft}/", "")  # nobody will find it there
+        raise ConfigError(what, cause=error.cause, cure=error.cure) from error
 
 
 def _pair(directory: Path, name: str) -> str:
