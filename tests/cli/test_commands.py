@@ -1,6 +1,7 @@
 """The other commands, from the command line to what the servers are asked and what is printed."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from zmqha.cli.init import default_gateway
 from zmqha.cli.table import Column, table
 from zmqha.errors import OperationFailed, QueueFull, ZmqhaError
 
+ROOT = Path(__file__).parents[2]
 QUEUE = {
     "name": "orders", "messages": 12, "ready": 10, "unacked": 2, "consumers": 1, "bytes": 900, "max_messages": 100, "max_bytes": 10000,
 }  # fmt: skip
@@ -358,6 +360,30 @@ def test_a_context_file_works_without_being_saved(run: Run, pair: Pair, tmp_path
     assert run("--context", str(file), "queue", "ls", url=None).code == 0
     assert pair.connected_with == [URL]
     assert run("--context", "nothing", "queue", "ls", url=None).code == 78
+    assert run("--context", "~nosuch/context.toml", "queue", "ls", url=None).code == 78
+
+
+def test_a_name_that_looks_like_a_file_is_refused_since_it_could_not_be_selected(run: Run, pair: Pair) -> None:
+    outcome = run("context", "add", "plant.toml", URL)
+
+    assert outcome.code == 78 and "fix:  leave .toml out" in outcome.err
+    assert not (contexts.directory() / "contexts").exists()
+
+
+def test_files_are_utf_8_whatever_the_locale_says(tmp_path: Path) -> None:
+    script = """if True:
+        from pathlib import Path
+        from zmqha.cli import contexts, provision
+        machines = provision.single_machine_pair(("a", "b"), 7400)
+        provision.write(provision.Plan(Path("pair"), *machines, cluster="pair", single_machine=True, data_dir="Daten für"))
+        contexts.add("pair", contexts.read("pair/client/context.toml").url)
+        contexts.select("pair")
+        assert contexts.selected() == "pair"
+        """
+    strict = [f"-Werror::EncodingWarning:zmqha.cli.{module}" for module in ("contexts", "provision")]
+    command = [sys.executable, "-X", "warn_default_encoding", *strict, "-c", script]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "XDG_CONFIG_HOME": str(tmp_path)}
+    subprocess.run(command, cwd=tmp_path, env=environment, check=True)
 
 
 def test_a_broken_context_is_shown_and_can_be_removed(run: Run, pair: Pair) -> None:

@@ -33,7 +33,7 @@ def directory() -> Path:
 def read(name: str) -> Context:
     """A saved context by name, or a context file by path (``…/context.toml``)."""
     if context_file.named(name):
-        return Context(name, context_file.read(Path(name).expanduser()))
+        return Context(name, context_file.read(Path(os.path.expanduser(name))))
     path = _path(name)
     if not path.exists():
         raise _missing(name)
@@ -54,13 +54,17 @@ def every() -> tuple[Context, ...]:
 def selected() -> str | None:
     """The name used when nothing else is said."""
     try:
-        return (directory() / "selected").read_text().strip() or None
-    except OSError:
+        return (directory() / "selected").read_text(encoding="utf-8").strip() or None
+    except (OSError, UnicodeDecodeError):
         return None
 
 
 def add(name: str, url: str) -> None:
     """Save it; the file is private, for a URL may name key files."""
+    if name.endswith(".toml"):
+        raise ConfigError(
+            f"{name!r} cannot name a context", cause="what ends in .toml is taken for a context file", cure="leave .toml out"
+        )
     path = _path(name)
     text = 'url = "' + url.replace("\\", "\\\\").replace('"', '\\"') + '"\n'
     _write(path, text)
@@ -100,6 +104,6 @@ def _path(name: str) -> Path:
 def _write(path: Path, text: str) -> None:
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+    with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
         file.write(text)
     draft.replace(path)

@@ -149,10 +149,10 @@ def _fill(draft: Path, plan: Plan) -> None:
     server_key, client_key = _pair(draft / "cluster", "client_port"), _pair(draft / "client", "client")
     peer_keys = {machine.name: _pair(draft / machine.name, "peer") for machine in plan.machines}
     _private(draft / "cluster" / "secret", secrets.token_hex(32) + "\n")
-    (draft / "server.toml").write_text(_server_toml(plan, client_key, peer_keys))
+    (draft / "server.toml").write_text(_server_toml(plan, client_key, peer_keys), encoding="utf-8")
     url = context_url(plan, server_key=server_key, key_file=Path("client.key_secret"))
     context = f"# A context of zmqha: `zmqha context add {plan.cluster} FILE`. The key file counts from this directory.\n"
-    (draft / "client" / "context.toml").write_text(f"{context}url = {_text(url)}\n")
+    (draft / "client" / "context.toml").write_text(f"{context}url = {_text(url)}\n", encoding="utf-8")
 
 
 class _NoNetwork:
@@ -186,7 +186,7 @@ def _pair(directory: Path, name: str) -> str:
 
 
 def _private(path: Path, text: str) -> None:
-    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
         file.write(text)
 
 

@@ -4,6 +4,7 @@ A relative ``curve_key_file`` in it counts from the file's own directory, so tha
 nothing else; the URL is understood by ``url``.
 """
 
+import os
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +23,7 @@ def named(text: str) -> bool:
 def url_of(place: str | Path | Sequence[str]) -> str | Sequence[str]:
     """What stands in the context file, if ``place`` is the path of one; else ``place`` as it is. Raises ConfigError."""
     if isinstance(place, Path) or (isinstance(place, str) and named(place)):
-        return read(Path(place).expanduser())
+        return read(Path(os.path.expanduser(place)))
     return place
 
 
