@@ -44,7 +44,7 @@ class Server:
     def hang_up(self) -> None:
         self.signals.hear(cast(Node, self.node), signal.SIGHUP, clock_ms())
 
-    def looks_until(self, condition: Callable[[], bool], within_s: float = 3.0) -> bool:
+    def looks_until(self, condition: Callable[[], bool], within_s: float = 10.0) -> bool:
         end = time.monotonic() + within_s
         while not condition() and time.monotonic() < end:
             self.signals.look(cast(Node, self.node))
@@ -82,7 +82,7 @@ def test_of_two_files_the_later_is_applied_last(server: Server, monkeypatch: pyt
         config = configs[len(read)]
         read.append(config.log.level)
         if config is configs[0]:
-            assert slow.wait(3)
+            assert slow.wait(10)
         return config
 
     monkeypatch.setattr(configuration, "load", load)

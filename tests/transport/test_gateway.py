@@ -132,7 +132,7 @@ def test_a_probe_that_cannot_be_killed_fails_and_nobody_waits_for_it(monkeypatch
         start = time.monotonic()
         prober.close()
     assert [probe.ok for probe in prober.take()] == [False]
-    assert time.monotonic() - start < 1
+    assert time.monotonic() - start < 3
     left.abandon()
     assert until(lambda: left.outcome() is not None)
 
