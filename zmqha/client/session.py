@@ -279,9 +279,14 @@ class Session:
                 if refused := unanswered.pop(number, None):
                     self._refused(refused, error)
         else:  # not an answer: an operator removed the queue
-            for subscription in [one for one in self.subscriptions.values() if one.destination == failure.destination]:
+            for subscription in self._consumers_of(failure.destination):
                 self._refused(subscription, error)
         return ""
+
+    def _consumers_of(self, destination: str) -> list[Subscription]:
+        """Those that the server may mean: it answers SUBSCRIBE first, and one that is asked yet creates the queue anew."""
+        known = [one for one in self.subscriptions.values() if one.stage not in (Stage.WANTED, Stage.ASKED)]
+        return [subscription for subscription in known if subscription.destination == destination]
 
     def _refused(self, subscription: Subscription, error: ZmqhaError) -> None:
         subscription.refused(error)
