@@ -379,6 +379,20 @@ def test_an_unknown_queue_is_refused_when_subscribing(pair):
         client.consume("nowhere")
 
 
+def test_a_consumer_that_could_not_be_opened_takes_no_messages_later(pair):
+    a, _ = pair
+    with zmqha.connect(url(a), failover_timeout=0.5) as client:
+        client.send("q", b"0")
+        a.demote()
+        with pytest.raises(NotActive) as error:  # it keeps the frame, and so the consumer, alive
+            client.consume("q")
+        a.promote(2)
+        client.send("r", b"")  # the session is back
+        assert not client._engine.session.subscriptions
+        assert drained(client) == [b"0"]
+    assert error
+
+
 def test_options_of_consume_are_checked(pair):
     with zmqha.connect(url(*pair)) as client:
         for options in ({"prefetch": 0}, {"ack": "maybe"}):

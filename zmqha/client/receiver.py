@@ -101,18 +101,22 @@ class Consumer:
         """End the subscription: acknowledge what is done, give back the rest. Waits briefly until the server has recorded it."""
         if self._closed:
             return
-        self._closed = True
         self._delivery, self._at, self._stop = None, 0, 0
         engine, subscription = self._engine, self._subscription
         with engine.session.lock:
-            subscription.close()
-            engine.session.speak(subscription)
+            self._leave()
             if engine.session.dead is not None or engine.is_own_thread():
                 return
             try:
                 engine.wait(engine.session.changed, lambda: subscription.stage is Stage.CLOSED, LEAVE_S, 0.0)
             except ZmqhaError:  # no server: its session, and so this subscription, is over anyway
                 pass
+
+    def _leave(self) -> None:
+        """With the lock held: nothing more is taken; the I/O thread says so."""
+        self._closed = True
+        self._subscription.close()
+        self._engine.session.speak(self._subscription)
 
     def _look_again(self) -> None:
         """A takeover gave some of our messages to others: hand out only what is left."""
@@ -165,8 +169,11 @@ def open_consumer(engine: Engine, destination: str, prefetch: int, *, auto: bool
     consumer = Consumer(engine, subscription, auto=auto, timeout=timeout)
     waiting: Callable[[], bool] = lambda: subscription.stage not in (Stage.WANTED, Stage.ASKED)  # noqa: E731
     with engine.session.lock:
-        engine.wait(engine.session.changed, waiting, None, engine.options.failover_timeout)
-        if subscription.error is not None:
-            consumer._closed = True
-            raise again(subscription.error)
+        try:
+            engine.wait(engine.session.changed, waiting, None, engine.options.failover_timeout)
+            if subscription.error is not None:
+                raise again(subscription.error)
+        except BaseException:  # nobody will iterate: a server that is there again must not hand messages out to it
+            consumer._leave()
+            raise
     return consumer
