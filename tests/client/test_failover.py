@@ -223,6 +223,16 @@ def test_a_server_that_accepts_and_does_not_answer_gets_a_new_socket(pair):
     assert "does not answer" in pair.error(1).cause
 
 
+def test_a_connection_that_came_about_by_itself_is_not_made_anew(pair):
+    pair.disconnected(0, 0, "the handshake failed")  # accepted by a server that was about to end, say
+    connected_to_a(pair, now=30)
+    for now in range(100, 1500, 100):
+        pair.receive(0, pong(1), now)
+        pair.tick(now)
+    assert "Reset" not in kinds(pair)
+    assert pair.session == 0
+
+
 def test_a_connection_that_cannot_be_made_is_tried_again(pair):
     pair.cannot_connect(0, 0, "too many open files")
     pair.tick(500)

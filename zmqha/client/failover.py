@@ -60,6 +60,7 @@ class Failover:
         known.connected = True
         known.asked = None
         known.ask_at = now
+        known.retry_at = None  # libzmq was quicker than the new connection that was due
         known.answer = "connected"
         self._search(now)
 
