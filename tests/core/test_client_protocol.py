@@ -100,3 +100,9 @@ def test_an_error_travels_whole() -> None:
     assert failure(full, "q") == Failure("ZHA-202", "queue q is full", "it holds 5", "consume", 0, "q")
     assert failure(OutOfSequence("late", expected=7)).expected == 7
     assert by_code("ZHA-999") is ZmqhaError
+
+
+def test_a_client_that_knows_no_instance_has_none() -> None:
+    frame = wire.HEADER.pack(wire.MAGIC, wire.VERSION, Code.OPEN, 0, 1, 0, 0)
+    said = msgspec.msgpack.encode({"versions": (1, 1), "client_id": "old"})
+    assert decode([frame + said]).command == wire.Open((1, 1), "old", "", 0)

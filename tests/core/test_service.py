@@ -502,6 +502,44 @@ def test_time_in_which_this_server_was_stopped_is_nobodys_silence() -> None:
     assert rig.say(A, Ping()) == [Pong()]
 
 
+def test_after_a_broken_connection_a_client_gets_what_it_holds_before_anybody_else() -> None:
+    rig = rig_with("job")
+    again, other = b"consumer-a, next connection", Open((1, 1), "b", instance=6)
+    rig.say(A, Open((1, 1), "a", instance=5))
+    assert texts(subscribe(rig, A, number=3)) == [["job"]]
+    rig.say(B, other)
+    assert not texts(subscribe(rig, B, number=3))
+    mark = len(rig.got)
+    rig.say(again, Open((1, 1), "a", instance=5))  # nobody told the server that A is gone
+    assert only(subscribe(rig, again, number=3, held=((0, 1),)), Reply)[0].result["held"] == [[0, 1]]
+    assert not texts([envelope.command for _, envelope in rig.got[mark:]]), "neither to B nor again"
+    check(rig.service)
+    rig.say(again, Ack(3, ((0, 1),)))
+    rig.settle()
+    assert rig.service.counts()["messages"] == 0
+
+
+def test_only_the_same_number_of_the_same_instance_gives_way() -> None:
+    rig = rig_with("job")
+    rig.say(A, Open((1, 1), "a", instance=5))
+    subscribe(rig, A, number=3)
+    for client, instance, number in ((b"x", 5, 4), (b"y", 6, 3), (b"z", 0, 3)):
+        rig.say(client, Open((1, 1), "?", instance=instance))
+        assert only(subscribe(rig, client, number=number, held=((0, 1),)), Reply)[0].result["held"] == []
+    rig.say(b"x", Open((1, 1), "a", instance=5))
+    subscribe(rig, b"x", number=3)
+    assert subscribe(rig, b"x", number=3)[0].code == "ZHA-303", "in one session a number is in use once"  # type: ignore[union-attr]
+    check(rig.service)
+
+
+def test_a_client_that_comes_back_needs_no_second_place() -> None:
+    rig = Rig(sessions=1)
+    rig.say(A, Open((1, 1), "a", instance=5))
+    assert rig.say(B, Open((1, 1), "b", instance=6))[0].code == "ZHA-208"  # type: ignore[union-attr]
+    assert isinstance(rig.say(B, Open((1, 1), "a", instance=5))[0], Opened)
+    assert rig.service.counts()["sessions"] == 1
+
+
 # --- acknowledgements that are not what they should be ----------------------------------------------------------------------
 
 

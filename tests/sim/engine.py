@@ -114,7 +114,6 @@ class SimEngine:
         self.failover = Failover(names, options, random, cluster.clock.now_ms)
         self.only: int | None = None  # the one server that is reached
         self._client = client
-        self._open = Open((VERSION, VERSION), client.name)
         self._asks: dict[int, int] = {}
         self._due_ms = -1
 
@@ -191,7 +190,7 @@ class SimEngine:
                 match action:
                     case Ask(server):
                         self._asks[server] = self.session.number()
-                        self.links[server].send(encode(self._open, request=self._asks[server]))
+                        self.links[server].send(encode(self._open(), request=self._asks[server]))
                     case Probe(server):
                         self.links[server].send(encode(Ping()))
                     case Reset(server):
@@ -205,6 +204,9 @@ class SimEngine:
                         self.session.end()
                     case Changed(old, new, reason):
                         self.cluster.told_by(self._client.name, f"{old} -> {new}: {reason}")
+
+    def _open(self) -> Open:
+        return Open((VERSION, VERSION), self._client.name, instance=self.session.producer)
 
     def _send_all(self, now_ms: int) -> None:
         server = self.failover.session

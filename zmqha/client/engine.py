@@ -51,7 +51,8 @@ class Engine:
         self.options = url.options
         self.session = Session(self.wake)
         self.abandoned: deque[Subscription] = deque()  # filled by the garbage collector, which must not take the lock
-        self._open = Open((VERSION, VERSION), client_id, f"zmqha-python/{zmqha.__version__}")
+        product, instance = f"zmqha-python/{zmqha.__version__}", self.session.producer  # a number that no other client has
+        self._open = Open((VERSION, VERSION), client_id, product, instance)
         self._on_state = on_state
         self._asks: dict[int, int] = {}  # server -> request number of its last OPEN
         self._poller: zmq.Poller | None = None

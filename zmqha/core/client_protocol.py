@@ -78,11 +78,12 @@ class Durability(IntEnum):
 
 
 class Open(msgspec.Struct, frozen=True):
-    """Client: begin a session. ``versions`` it speaks, ``client_id`` for logs and limits."""
+    """Client: begin a session. ``versions`` it speaks, ``client_id`` for logs and limits, ``instance``: in all sessions of a client."""
 
     versions: tuple[int, int]
     client_id: str
     product: str = ""
+    instance: int = 0  # drawn by chance; 0: it does not say
 
 
 class Opened(msgspec.Struct, frozen=True):

@@ -43,14 +43,16 @@ class Subscription:
 
 
 class Session:
-    """A client that has said OPEN."""
+    """A client that has said OPEN. ``earlier``: the client, on the wire, of its session before this one, if it had any."""
 
-    __slots__ = ("client", "client_id", "heard_ms", "subscriptions")
+    __slots__ = ("client", "client_id", "earlier", "heard_ms", "instance", "subscriptions")
 
-    def __init__(self, client: bytes, client_id: str, now_ms: int) -> None:
+    def __init__(self, client: bytes, client_id: str, now_ms: int, instance: int = 0, earlier: bytes = b"") -> None:
         self.client = client
         self.client_id = client_id
         self.heard_ms = now_ms
+        self.instance = instance
+        self.earlier = earlier
         self.subscriptions: dict[int, Subscription] = {}
 
     def forget_removed(self) -> None:
