@@ -254,6 +254,68 @@ def test_flush_tells_a_refusal_that_nobody_asked_for_once(pair):
         client.flush()
 
 
+def test_flush_tells_a_refusal_although_another_thread_was_told_of_its_own_in_the_same_batch(pair):
+    a, _ = pair
+    with zmqha.connect(url(*pair)) as client:
+        a.freeze()
+        first = client.send_nowait("q", b"0")  # in flight: what follows shares a batch
+        time.sleep(0.05)
+        a.refuse_sends.extend([QueueFull("full")] * 2)
+        client.send_nowait("q", b"mine, and nobody asks its handle")
+        other = client.send_nowait("q", b"of another thread")
+        a.silent = False
+        for handle in (first, other):
+            for _ in range(2):  # a handle counts once, however often it tells
+                with pytest.raises(QueueFull):
+                    handle.result(5)
+        with pytest.raises(QueueFull):
+            client.flush()
+        client.flush()
+
+
+def test_every_thread_that_flushes_is_told(pair):
+    a, _ = pair
+    told = []
+
+    def flush(client):
+        try:
+            client.flush()
+        except QueueFull:
+            told.append(1)
+
+    with zmqha.connect(url(*pair)) as client:
+        a.freeze()
+        a.refuse_sends.append(QueueFull("full"))
+        client.send_nowait("q", b"")
+        threads = [threading.Thread(target=flush, args=(client,)) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        time.sleep(0.1)
+        a.silent = False
+        for thread in threads:
+            thread.join()
+    assert len(told) == 2
+
+
+def test_send_many_tells_of_its_own_messages_only(pair):
+    a, _ = pair
+    with zmqha.connect(url(*pair)) as client:
+        a.freeze()
+        client.send_nowait("q", b"0")
+        time.sleep(0.05)
+        a.refuse_sends.extend([QueueFull("full")] * 2)
+        unfreeze = threading.Timer(0.1, lambda: setattr(a, "silent", False))
+        unfreeze.start()
+        with pytest.raises(QueueFull):
+            client.send_many("q", [b"1", b"2"])
+        with pytest.raises(QueueFull):  # the first one
+            client.flush()
+        a.refuse_sends.append(QueueFull("full"))
+        with pytest.raises(QueueFull):
+            client.send_many("q", [b"3"])
+        client.flush()
+
+
 def test_pipelined_refusals_hit_exactly_their_messages(pair, store):
     a, _ = pair
     with zmqha.connect(url(*pair)) as client:

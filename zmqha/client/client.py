@@ -155,13 +155,17 @@ class Client:
         Raises the first refusal (some of the others may be stored; ``send_nowait`` tells which) and what ``send`` raises.
         """
         batches: list[Batch] = []
-        for body in bodies:
+        starts: list[int] = []  # of this call's messages in each batch
+        number = -1
+        for number, body in enumerate(bodies):
             batch = self.send_nowait(destination, body, properties=properties)._batch
             if not batches or batches[-1] is not batch:
                 batches.append(batch)
+                starts.append(number)
         wait_for(self._engine, list(batches), timeout)
-        for batch in batches:
-            batch.seen = True  # the first refusal stands for all of this call: flush and close need not tell the others
+        with self._engine.session.lock:
+            for batch, start, end in zip(batches, starts, [*starts[1:], number + 1], strict=True):
+                batch.told += end - start  # the first refusal stands for all of this call: flush need not tell the others
         receipts = [outcome(batch) for batch in batches]
         return min(receipts, key=lambda receipt: receipt.durability, default=Receipt(destination, Durability.BOTH_DISKS))
 
@@ -174,14 +178,13 @@ class Client:
         session = engine.session
         with session.lock:
             last = [batch for stream in session.streams.values() for batch in stream.unsettled()]
-        wait_for(engine, last, timeout)
+        wait_for(engine, list(last), timeout)
         with session.lock:
-            untold = [batch for batch in session.failed if not batch.seen]
+            failed = [*session.failed, *last]  # the former may be cleared by another thread that flushes
             session.failed.clear()
-        for batch in untold:
-            batch.seen = True
-        if untold:
-            outcome(untold[0])
+        for batch in failed:
+            if batch.error is not None and batch.told < batch.count:
+                outcome(batch)
 
     # --- receiving ----------------------------------------------------------------------------------------------------------
 

@@ -9,7 +9,8 @@ from zmqha.errors import OutcomeUnknown
 class Handle:
     """Ask it from any thread, as often as you like."""
 
-    __slots__ = ("_batch", "_engine")
+    __slots__ = ("_batch", "_engine", "_told")
+    _told: bool  # about the error; not there before: a handle that tells of none costs nothing for it
 
     def __init__(self, engine: Engine, batch: Batch) -> None:
         self._engine = engine
@@ -28,6 +29,10 @@ class Handle:
         batch = self._batch
         if batch.stage is not Stage.SETTLED:
             wait_for(self._engine, [batch], timeout)
+        if batch.receipt is None and not hasattr(self, "_told"):
+            self._told = True
+            with self._engine.session.lock:
+                batch.told += 1
         return outcome(batch)
 
 
@@ -53,7 +58,6 @@ def outcome(batch: Batch) -> Receipt:
     """What became of a settled batch; raises the error it was refused with (a fresh one, so threads do not share a traceback)."""
     error = batch.error
     if error is not None:
-        batch.seen = True
         raise again(error)
     assert batch.receipt is not None
     return batch.receipt

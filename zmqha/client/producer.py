@@ -68,7 +68,7 @@ class Batch:
 
     __slots__ = (
         "count", "data", "error", "first", "flags", "priority", "receipt", "records", "request",
-        "seen", "size", "stage", "stream",
+        "size", "stage", "stream", "told",
     )  # fmt: skip
 
     def __init__(self, stream: "Stream", priority: int) -> None:
@@ -84,7 +84,7 @@ class Batch:
         self.data = b""
         self.receipt: Receipt | None = None
         self.error: ZmqhaError | None = None
-        self.seen = False  # somebody was told about the error
+        self.told = 0  # messages whose sender was told about the error: threads share a batch
 
     @property
     def end(self) -> int:
