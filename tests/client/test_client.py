@@ -368,6 +368,29 @@ def test_senders_wait_when_too_much_is_unconfirmed(pair, monkeypatch):
         assert time.monotonic() - start > 0.15
 
 
+def test_a_timeout_bounds_the_wait_for_room_too(pair, monkeypatch):
+    monkeypatch.setattr("zmqha.client.client.WAITING_MESSAGES_MAX", 2)
+    a, _ = pair
+    with zmqha.connect(url(*pair)) as client:
+        a.freeze()
+        handles = [client.send_nowait("q", b"%d" % number) for number in range(2)]
+        calls = (
+            lambda: client.send("q", b"not sent", timeout=0.1),
+            lambda: client.send_nowait("q", b"not sent", timeout=0.1),
+            lambda: client.send_many("q", [b"not sent"] * 5, timeout=0.1),
+        )
+        for call in calls:
+            start = time.monotonic()
+            with pytest.raises(OutcomeUnknown, match="no room") as error:
+                call()
+            assert time.monotonic() - start < 0.4
+            assert "not sent" in error.value.cause
+        a.silent = False
+        for handle in handles:
+            handle.result(5)
+        assert drained(client) == [b"0", b"1"]
+
+
 def test_manual_acknowledgement_and_giving_back(pair, store):
     with zmqha.connect(url(*pair)) as client:
         client.send_many("q", [b"0", b"1", b"2"])

@@ -11,6 +11,7 @@ from typing import Any, Self
 
 from zmqha.client import context_file
 from zmqha.client.actions import State
+from zmqha.client.deadline import Deadline
 from zmqha.client.engine import Engine, OnState, clock_ms
 from zmqha.client.handle import Handle, outcome, wait_for
 from zmqha.client.message import Properties, make_record
@@ -20,7 +21,7 @@ from zmqha.client.session import WAITING_BYTES_MAX, WAITING_MESSAGES_MAX, again
 from zmqha.client.url import Url, default_url, parse
 from zmqha.core.client_protocol import Durability
 from zmqha.core.message import check_name
-from zmqha.errors import ConnectionLost, UrlError, WrongState
+from zmqha.errors import ConnectionLost, OutcomeUnknown, UrlError, WrongState
 
 _NS_PER_MS = 1_000_000
 _forks = 0
@@ -111,7 +112,8 @@ class Client:
         Raises BadName, QueueFull, MessageTooLarge, NoSpace, OutcomeUnknown (``timeout``), FailoverTimeout (no active server for
         ``failover_timeout``).
         """
-        return self.send_nowait(destination, body, properties=properties).result(timeout)
+        deadline = Deadline(timeout)
+        return self.send_nowait(destination, body, properties=properties, timeout=timeout).result(deadline.left())
 
     def send_nowait(
         self,
@@ -119,15 +121,19 @@ class Client:
         body: object,
         *,
         properties: Properties | None = None,
+        timeout: float | None = None,
     ) -> Handle:
-        """Send one message; its outcome is in the handle. Waits only while too much is unconfirmed already (backpressure)."""
+        """Send one message; its outcome is in the handle. Waits only while too much is unconfirmed already (backpressure).
+
+        Raises OutcomeUnknown if that takes longer than ``timeout`` seconds: then the message was not sent.
+        """
         engine = self._usable()
         session = engine.session
         now_ms = time.time_ns() // _NS_PER_MS
         record, flags = make_record(body, properties, now_ms, session.max_message_bytes)
         with session.lock:
             if session.waiting_messages >= WAITING_MESSAGES_MAX or session.waiting_bytes >= WAITING_BYTES_MAX:
-                self._wait_for_room()
+                self._wait_for_room(timeout)
             if session.dead is not None:
                 raise again(session.dead)
             stream = session.streams.get(destination)
@@ -156,13 +162,16 @@ class Client:
         """
         batches: list[Batch] = []
         starts: list[int] = []  # of this call's messages in each batch
+        deadline, left = Deadline(timeout), timeout
         number = -1
         for number, body in enumerate(bodies):
-            batch = self.send_nowait(destination, body, properties=properties)._batch
+            if timeout is not None:
+                left = deadline.left()
+            batch = self.send_nowait(destination, body, properties=properties, timeout=left)._batch
             if not batches or batches[-1] is not batch:
                 batches.append(batch)
                 starts.append(number)
-        wait_for(self._engine, list(batches), timeout)
+        wait_for(self._engine, list(batches), deadline.left())
         with self._engine.session.lock:
             for batch, start, end in zip(batches, starts, [*starts[1:], number + 1], strict=True):
                 batch.told += end - start  # the first refusal stands for all of this call: flush need not tell the others
@@ -305,15 +314,20 @@ class Client:
             raise ConnectionLost("the client is closed", cure="connect again")
         return self._engine
 
-    def _wait_for_room(self) -> None:
-        """With the engine's lock held. Raises FailoverTimeout."""
+    def _wait_for_room(self, timeout: float | None) -> None:
+        """With the engine's lock held. Raises OutcomeUnknown, FailoverTimeout."""
         engine = self._engine
         session = engine.session
 
         def room() -> bool:
             return session.waiting_messages < WAITING_MESSAGES_MAX and session.waiting_bytes < WAITING_BYTES_MAX
 
-        engine.wait(session.space, room, None, engine.options.failover_timeout)
+        if not engine.wait(session.space, room, timeout, engine.options.failover_timeout):
+            raise OutcomeUnknown(
+                f"no room for a message within {round(timeout or 0, 3):g} s",
+                cause=f"{session.waiting_messages} messages, {session.waiting_bytes} bytes are unconfirmed; this one was not sent",
+                cure="send it again later, or more slowly",
+            )
 
     def _wait_connected(self) -> None:
         """Until the active is found. Raises as ``connect``."""

@@ -48,7 +48,7 @@ def wait_for(engine: Engine, batches: list[Batch], timeout: float | None) -> Non
         if engine.wait(engine.session.space, settled, timeout, engine.options.failover_timeout):
             return
     raise OutcomeUnknown(
-        f"no confirm within {timeout:g} s" if timeout is not None else "no confirm",
+        f"no confirm within {round(timeout, 3):g} s" if timeout is not None else "no confirm",
         cause=f"the client is {engine.failover.state}, and goes on trying",
         cure="ask the handle again, or look whether the message is there",
     )
