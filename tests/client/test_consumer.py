@@ -331,6 +331,18 @@ def test_who_does_not_hold_all_it_may_does_not_starve():
     assert opened(prefetch=1).starves() is False
 
 
+def test_who_collects_large_messages_gets_more_bytes_up_to_a_bound():
+    subscription, mebibyte, credits = opened(), bytes(1 << 20), []
+    for at in range(70):
+        subscription.deliver(Deliver(5, at, 1, False, batch_of([mebibyte], producer=1, first=at + 1)))
+        subscription.buffer.clear()  # the application has them
+        if subscription.starves():
+            credits += [(at + 1, credit) for credit in subscription.take()]
+    assert credits == [(15, Credit(5, 100, 32 << 20)), (31, Credit(5, 100, 64 << 20))]
+    subscription.lost()
+    assert subscription.take()[0].bytes == 64 << 20, "a session later too"
+
+
 def test_a_takeover_takes_nothing_away_after_the_window_has_shrunk():
     busy = Busy(opened(prefetch=1000))
     for _ in range(4):

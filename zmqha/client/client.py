@@ -209,8 +209,9 @@ class Client:
 
         Leave the loop by ``break`` only inside ``with mq.consume(...) as messages:``, or after ``message.ack()``: otherwise the
         message at hand goes back to the queue and comes again.
-        ``prefetch``: messages outstanding at most (1 for long jobs that many share); ``ack``: auto or manual; ``timeout``: seconds
-        without a message after which the loop ends (None: never).
+        ``prefetch``: messages outstanding at most (1 for long jobs that many share), and not above 64 MiB: who collects more before
+        the first ``ack`` waits for ever; ``ack``: auto or manual; ``timeout``: seconds without a message after which the loop ends
+        (None: never).
         Raises BadName, UrlError (``prefetch`` or ``ack`` cannot be that), NoSuchDestination, LimitReached, FailoverTimeout.
         """
         changes = {"prefetch": prefetch, "ack": ack}

@@ -31,7 +31,6 @@ from zmqha.core.message import HEADER_BYTES, index_of, read_head
 from zmqha.core.position import NO_EPOCH, Epoch
 from zmqha.errors import ZmqhaError
 
-CREDIT_BYTES = 16 * limits.MIB  # a consumer's outstanding bytes: large messages must not fill this process
 HELD_RANGES_MAX = 2000  # in one SUBSCRIBE: 19 bytes each stay below the bound of a control frame
 FINISHED_RANGES_MAX = 1000  # of what a takeover took away, remembered at most; the highest
 _INDEX_ENTRY = 4
@@ -99,7 +98,8 @@ class Subscription:
         self._done: list[list[int]] = []  # acknowledged by the application, as [first, end); not yet in ``acking``
         self._unsaid: list[Range] = []  # in ``acking``, not sent in this session
         self._back: list[tuple[int, int]] = []  # (delay ms, offset) to give back
-        self._said_window = 0  # what the server knows of it
+        self._said = (0, 0)  # messages and bytes: what the server knows of the window
+        self._heaviest = 0  # bytes of a message that came, on an average of its batch, as the server counts credit
 
     @property
     def owes(self) -> bool:
@@ -137,7 +137,7 @@ class Subscription:
     def starves(self) -> bool:
         """The application waits while it holds all that may be outstanding; True if more may be from now on: wake the I/O thread."""
         self._gather()
-        return self.held.count() >= self.window.size and self.window.starve()
+        return self.window.starve(self.held.count(), self._heaviest)
 
     def close(self) -> None:
         """No more messages: acknowledge what is done, give back the rest."""
@@ -197,6 +197,7 @@ class Subscription:
         if self.closing or self.stage not in (Stage.ASKED, Stage.OPEN):
             return False
         self._epoch = epoch
+        self._heaviest = max(self._heaviest, len(command.batch) // delivery.stop)
         self._gather()
         first, end = delivery.first, delivery.first + delivery.stop
         if not (self.held.within(first, end) or self.acking.within(first, end) or self.finished.within(first, end)):
@@ -340,8 +341,8 @@ class Subscription:
                 held.add(first, end)
         room = min(limits.CREDIT_MESSAGES_MAX, wanted)
         self._listed = tuple(held)[:HELD_RANGES_MAX]
-        command = Subscribe(self.number, self.destination, room, CREDIT_BYTES, self._listed, self._queue)
-        self._said_window = room
+        command = Subscribe(self.number, self.destination, room, self.window.bytes, self._listed, self._queue)
+        self._said = room, self.window.bytes
         return [command, *self._credit()]
 
     def _acknowledge(self) -> list[Command]:
@@ -351,11 +352,11 @@ class Subscription:
         return [Ack(self.number, part) for part in _frames(unsaid)]
 
     def _credit(self) -> list[Command]:
-        size = self.window.size
-        if self.closing or self._said_window == size:
+        room = self.window.size, self.window.bytes
+        if self.closing or self._said == room:
             return []
-        self._said_window = size
-        return [Credit(self.number, size, CREDIT_BYTES)]
+        self._said = room
+        return [Credit(self.number, *room)]
 
     def _end_if_recorded(self) -> None:
         if self.stage is Stage.LEFT and not self.acking:
