@@ -730,6 +730,33 @@ def test_a_crash_of_the_io_thread_fails_every_waiting_call(pair, monkeypatch):
     client.close()
 
 
+def test_a_crash_of_the_io_thread_is_no_regular_end_of_a_loop(pair, monkeypatch):
+    client = zmqha.connect(url(*pair))
+    messages = client.consume("q")
+    monkeypatch.setattr(client._engine, "_turn", lambda: 1 / 0)
+    client._engine.wake()
+    with pytest.raises(ConnectionLost, match="broke down"):
+        next(messages)
+    client.close()
+
+
+def test_a_closed_client_ends_a_loop_without_an_error(pair):
+    client = zmqha.connect(url(*pair))
+    messages = client.consume("q")
+    client.close()
+    assert list(messages) == []
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_a_consumer_and_a_handle_keep_their_client(pair, store):
+    assert zmqha.connect(url(*pair)).send_nowait("q", b"0").result(5).both_disks
+    with zmqha.connect(url(*pair)) as client:
+        client.send_many("q", [b"1", b"2"])
+    bodies = [message.body for message in zmqha.connect(url(*pair)).consume("q", timeout=0.3)]
+    gc.collect()
+    assert bodies == [b"0", b"1", b"2"]
+
+
 def test_a_client_without_a_free_socket_tries_again(pair, store, monkeypatch):
     a, b = pair
     real = engine.Link

@@ -200,7 +200,7 @@ def test_a_consumer_that_waits_while_the_branch_changes_gets_all_that_comes_and_
         subscription.subscribed([], [Epoch(3, 33)])
         subscription.deliver(delivery(0, 4), Epoch(3, 33))
 
-    consumer = Consumer(Engine(session, change_branch), subscription, auto=True, timeout=None)
+    consumer = Consumer(SimpleNamespace(_engine=Engine(session, change_branch)), subscription, auto=True, timeout=None)
     assert [message.offset for message in consumer] == [0, 1, 0, 1, 2, 3]
     assert subscription.take() == [Ack(subscription.number, ((0, 4),))]
     consumer._closed = True

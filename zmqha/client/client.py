@@ -146,7 +146,7 @@ class Client:
                 session.note(stream)
         if speaks:
             engine.wake()
-        return Handle(engine, batch)
+        return Handle(self, batch)
 
     def send_many(
         self,
@@ -218,8 +218,8 @@ class Client:
         options = parse("zmqha://x", **changes).options if prefetch is not None or ack is not None else self.options
         window = self.options.prefetch if prefetch is None else options.prefetch
         mode = self.options.ack if ack is None else options.ack
-        engine = self._usable()
-        return open_consumer(engine, check_name(destination), window, auto=mode == "auto", timeout=timeout)
+        self._usable()
+        return open_consumer(self, check_name(destination), window, auto=mode == "auto", timeout=timeout)
 
     # --- operating ----------------------------------------------------------------------------------------------------------
 

@@ -15,6 +15,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from typing import Protocol
 
 import zmq
 
@@ -41,6 +42,12 @@ _log = logging.getLogger("zmqha.client")
 def clock_ms() -> int:
     """Milliseconds that never go back."""
     return time.monotonic_ns() // 1_000_000
+
+
+class Owner(Protocol):
+    """The client. It ends its engine when nobody holds it any more, so whoever needs the engine's work holds the client."""
+
+    _engine: "Engine"
 
 
 class Engine:
@@ -124,16 +131,18 @@ class Engine:
     # --- the I/O thread -----------------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        error: ZmqhaError = ConnectionLost("the client is closed", cure="connect again")
+        error: ZmqhaError = ConnectionLost("the client broke down", cure="connect again")
+        closed = False
         try:
             while not self._stop:
                 self._turn()
             self._say_goodbye()
+            error, closed = ConnectionLost("the client is closed", cure="connect again"), True
         except Exception as crash:  # the top of the thread: say it, and let no call wait for ever
             _log.exception("the client's I/O thread ended")
             error = ConnectionLost("the client broke down", cause=f"{type(crash).__name__}: {crash}", cure="connect again")
         finally:
-            self._end(error)
+            self._end(error, closed)
 
     def _turn(self) -> None:
         for at, events in self._poll():
@@ -326,9 +335,9 @@ class Engine:
         self.failover.close()
         self._carry_out(now)
 
-    def _end(self, error: ZmqhaError) -> None:
+    def _end(self, error: ZmqhaError, closed: bool) -> None:
         self.failover.close()
-        self.session.die(error)
+        self.session.die(error, closed=closed)
         self._close_sockets(CLOSE_MS)
 
     def _close_sockets(self, linger_ms: int) -> None:

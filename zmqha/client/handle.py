@@ -1,6 +1,6 @@
 """What ``send_nowait`` returns: the fate of one message. It shares its batch's fate, so it costs one small object."""
 
-from zmqha.client.engine import Engine
+from zmqha.client.engine import Engine, Owner
 from zmqha.client.producer import Batch, Receipt, Stage
 from zmqha.client.session import again
 from zmqha.errors import OutcomeUnknown
@@ -9,11 +9,11 @@ from zmqha.errors import OutcomeUnknown
 class Handle:
     """Ask it from any thread, as often as you like."""
 
-    __slots__ = ("_batch", "_engine", "_told")
+    __slots__ = ("_batch", "_owner", "_told")
     _told: bool  # about the error; not there before: a handle that tells of none costs nothing for it
 
-    def __init__(self, engine: Engine, batch: Batch) -> None:
-        self._engine = engine
+    def __init__(self, owner: Owner, batch: Batch) -> None:
+        self._owner = owner
         self._batch = batch
 
     def __repr__(self) -> str:
@@ -28,10 +28,10 @@ class Handle:
         client ended before), FailoverTimeout without an active server for ``failover_timeout``; after the last two ask again."""
         batch = self._batch
         if batch.stage is not Stage.SETTLED:
-            wait_for(self._engine, [batch], timeout)
+            wait_for(self._owner._engine, [batch], timeout)
         if batch.receipt is None and not hasattr(self, "_told"):
             self._told = True
-            with self._engine.session.lock:
+            with self._owner._engine.session.lock:
                 batch.told += 1
         return outcome(batch)
 

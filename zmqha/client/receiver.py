@@ -5,7 +5,7 @@ from types import TracebackType
 from typing import Self
 
 from zmqha.client.consumer import Delivery, Stage, Subscription
-from zmqha.client.engine import Engine
+from zmqha.client.engine import Owner
 from zmqha.client.message import Message
 from zmqha.client.session import Session, again
 from zmqha.errors import ZmqhaError
@@ -48,10 +48,11 @@ class Consumer:
     ``message.ack()``.
     """
 
-    def __init__(self, engine: Engine, subscription: Subscription, *, auto: bool, timeout: float | None) -> None:
-        self._engine = engine
+    def __init__(self, owner: Owner, subscription: Subscription, *, auto: bool, timeout: float | None) -> None:
+        self._owner = owner
+        self._engine = owner._engine
         self._subscription = subscription
-        self._desk = _Desk(engine.session, subscription)
+        self._desk = _Desk(self._engine.session, subscription)
         self._auto = auto
         self._timeout = timeout
         self._current: Message | None = None
@@ -160,13 +161,14 @@ class Consumer:
         return delivery
 
 
-def open_consumer(engine: Engine, destination: str, prefetch: int, *, auto: bool, timeout: float | None) -> Consumer:
+def open_consumer(owner: Owner, destination: str, prefetch: int, *, auto: bool, timeout: float | None) -> Consumer:
     """Subscribe and wait until the server agrees. Raises NoSuchDestination, LimitReached, FailoverTimeout."""
+    engine = owner._engine
     with engine.session.lock:
         if engine.session.dead is not None:
             raise again(engine.session.dead)
         subscription = engine.session.subscribe(destination, prefetch)
-    consumer = Consumer(engine, subscription, auto=auto, timeout=timeout)
+    consumer = Consumer(owner, subscription, auto=auto, timeout=timeout)
     waiting: Callable[[], bool] = lambda: subscription.stage not in (Stage.WANTED, Stage.ASKED)  # noqa: E731
     with engine.session.lock:
         try:

@@ -180,8 +180,8 @@ class Session:
                     raise ProtocolError(f"a server sent {type(command).__name__}")
             return ""
 
-    def die(self, error: ZmqhaError) -> None:
-        """Nothing happens any more: whoever waits is told."""
+    def die(self, error: ZmqhaError, *, closed: bool) -> None:
+        """Nothing happens any more: whoever waits is told. ``closed``: by the application, so that its loops end as they should."""
         what = "the client ended before the confirm came"
         in_doubt = OutcomeUnknown(what, cause=error.what, cure="the message may or may not be stored: look")
         with self.lock:
@@ -189,6 +189,8 @@ class Session:
             for stream in self.streams.values():
                 self._settled(stream.abandon(in_doubt, error))
             for subscription in self.subscriptions.values():
+                if not closed:
+                    subscription.error = error
                 subscription.forget()
             for request in self.requests.values():
                 request.settle(error=again(error))
