@@ -757,12 +757,23 @@ def test_a_consumer_and_a_handle_keep_their_client(pair, store):
     assert bodies == [b"0", b"1", b"2"]
 
 
+def test_each_server_has_a_thread_of_libzmqs_for_itself(pair):
+    """A name server that does not answer holds up the thread in which libzmq asks it, for seconds."""
+    a, b = pair
+    with zmqha.connect(url(a, b)) as client:
+        client.send("q", b"0")
+        take_over(a, b)
+        client.send("q", b"1")  # by a link made anew
+        threads = [link.socket.getsockopt(zmq.AFFINITY) for link in client._engine._links]
+        assert (client._engine._context.get(zmq.IO_THREADS), threads) == (2, [1, 2])
+
+
 def test_a_client_without_a_free_socket_tries_again(pair, store, monkeypatch):
     a, b = pair
     real = engine.Link
     refused = []
 
-    def none_free(*_):
+    def none_free(*_, **__):
         refused.append(1)
         raise zmq.ZMQError(errno.EMFILE)
 
@@ -788,11 +799,11 @@ def test_a_broken_session_without_a_free_socket_is_no_end(pair, monkeypatch):
     real = engine.Link
     refused = []
 
-    def none_free(*arguments):
+    def none_free(*arguments, **keywords):
         if not refused:
             refused.append(1)
             raise zmq.ZMQError(errno.EMFILE)
-        return real(*arguments)
+        return real(*arguments, **keywords)
 
     with zmqha.connect(url(*pair)) as client:
         monkeypatch.setattr(engine, "Link", none_free)
@@ -802,7 +813,7 @@ def test_a_broken_session_without_a_free_socket_is_no_end(pair, monkeypatch):
 
 
 def test_no_free_socket_at_the_start_is_said_and_leaves_nothing(pair, monkeypatch):
-    def none_free(*_):
+    def none_free(*_, **__):
         raise zmq.ZMQError(errno.EMFILE)
 
     monkeypatch.setattr(engine, "Link", none_free)

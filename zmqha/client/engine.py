@@ -76,13 +76,17 @@ class Engine:
     def _open_sockets(self) -> None:
         """All or none."""
         self._wake_in, self._wake_out = _pair_of_sockets()
-        self._context: Context = zmq.Context()
+        self._context: Context = zmq.Context(io_threads=len(self.url.hosts))
         try:
-            for host in self.url.hosts:
-                self._links.append(Link(self._context, host, self._keys))
+            for server in range(len(self.url.hosts)):
+                self._links.append(self._link(server))
         except zmq.ZMQError as error:
             self._close_sockets(0)
             raise _no_sockets(error) from error
+
+    def _link(self, server: int) -> Link:
+        """Each has a thread of libzmq's for itself: it resolves names there, and must not hold the other server's frames up."""
+        return Link(self._context, self.url.hosts[server], self._keys, affinity=1 << server)
 
     # --- any thread ---------------------------------------------------------------------------------------------------------
 
@@ -261,7 +265,7 @@ class Engine:
     def _reset(self, server: int) -> None:
         self._links[server].close()
         try:
-            self._links[server] = Link(self._context, self.url.hosts[server], self._keys)
+            self._links[server] = self._link(server)
         except zmq.ZMQError as error:  # too many open files, as a rule: the closed link stays in its place until a retry succeeds
             self.failover.cannot_connect(server, clock_ms(), f"no connection can be made here: {error.strerror}")
         self._asks.pop(server, None)

@@ -84,12 +84,16 @@ class Event(NamedTuple):
 class Link:
     """See above."""
 
-    def __init__(self, context: Context, host: Host, keys: Keys | None) -> None:
-        """Raises zmq.ZMQError, with nothing left open, if the process may open no more sockets."""
+    def __init__(self, context: Context, host: Host, keys: Keys | None, affinity: int = 0) -> None:
+        """``affinity``: bits of the context's threads that may serve it, 0 = any.
+
+        Raises zmq.ZMQError, with nothing left open, if the process may open no more sockets.
+        """
         self.waiting: deque[Frames] = deque()
         self._closed = False
         self.socket: Socket = context.socket(zmq.DEALER)
         try:
+            self.socket.setsockopt(zmq.AFFINITY, affinity)
             self._open(context, host, keys)
         except BaseException:
             self.socket.close(0)
