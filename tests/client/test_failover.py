@@ -6,7 +6,7 @@ from itertools import pairwise
 import pytest
 
 from zmqha.client.answers import NO_ACCESS
-from zmqha.client.failover import FAST_MS, SILENT_MS, SUSPECT_MS, Ask, Begin, Changed, Failover, Probe, Reset, State
+from zmqha.client.failover import BUSY_MS, FAST_MS, SILENT_MS, SUSPECT_MS, Ask, Begin, Changed, Failover, Probe, Reset, State
 from zmqha.client.url import Options
 from zmqha.core.client_protocol import Envelope, Failure, Opened, Pong, Refused
 from zmqha.core.position import Epoch
@@ -162,6 +162,56 @@ def test_silence_while_an_answer_is_due_is_a_loss_after_1200_ms_and_one_ping(pai
     assert told[1] == (SUSPECT_MS, "Ask", 1)
     assert told[2:4] == [(SILENT_MS, "Reset", 0), (SILENT_MS, "End", 0)]
     assert told[5:] == [(SILENT_MS, "Ask", 1)]
+
+
+def given_up(machine, answer, until=10_000):
+    """When a session whose server is silent from 0 on is given up; the other one gives this answer whenever it is asked."""
+    now = 0
+    while now < until and machine.state is State.CONNECTED:
+        machine.tick(now, busy=True)
+        for action in machine.take_actions():
+            if isinstance(action, Ask) and (said := answer(now)) is not None:
+                machine.receive(action.server, said, now)
+        machine.tick(now, busy=True)
+        now = max(now + 1, machine.deadline())
+    return machine.since
+
+
+@pytest.mark.parametrize(
+    ("answer", "when"),
+    [
+        (lambda now: refused(active="a:1"), BUSY_MS),  # a large message on a slow line
+        (lambda now: refused(active="10.0.7.12:7400"), BUSY_MS),  # another name for a
+        (lambda now: refused(), SILENT_MS),  # the other one does not hear it either
+        (lambda now: None, SILENT_MS),
+        (lambda now: refused(active="a:1" if now < 900 else ""), SILENT_MS),
+        (lambda now: refused(active="a:1" if now < 2000 else ""), 2000),
+    ],
+)
+def test_silence_ends_a_session_later_if_the_other_server_calls_the_silent_one_active(pair, answer, when):
+    connected_to_a(pair)
+    pair.receive(1, refused(active="a:1"), 0)  # before there was doubt: that does not count
+    assert when <= given_up(pair, answer) <= when + 60
+    assert pair.state is State.LOST
+
+
+def test_a_takeover_gets_the_session_while_the_silent_one_is_given_time(pair):
+    connected_to_a(pair)
+    given_up(pair, lambda now: refused(active="a:1") if now < 750 else opened(2), until=900)
+    assert (pair.session, pair.highest) == (1, Epoch(2, 0))
+
+
+def test_the_other_server_may_fall_silent_as_well(pair):
+    connected_to_a(pair)
+    gone = given_up(pair, lambda now: refused(active="a:1") if now < 1000 else None)
+    assert SILENT_MS < gone < 1000 + SILENT_MS + 100
+
+
+def test_a_lone_server_is_given_time_too():
+    machine = Failover(["a:1"], Options(), random.Random(1), 0)
+    machine.connected(0, 0)
+    machine.receive(0, opened(1), 0)
+    assert given_up(machine, lambda now: None) == BUSY_MS
 
 
 def test_while_the_active_is_silent_the_other_is_asked_and_taken_if_it_serves_in_a_newer_epoch(pair):

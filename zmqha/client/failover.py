@@ -11,6 +11,11 @@
 Every server keeps one connection at all times. Without a session each connected server is asked (OPEN) and, when it refuses,
 asked again after 25 to 50 ms during the first two seconds, later after a pause that doubles up to ``reconnect_max``. A server
 that refuses and names the active makes that one be asked at once. Times are milliseconds of any clock that never goes back.
+
+Silence need not be death: PING and PONG wait behind a large message on a slow line, which would never get through if the session ended
+meanwhile. So silence is judged by what the other server says, which is asked as soon as there is doubt. If it serves, its epoch is
+higher, and it gets the session at once: no failover waits for silence to end. If it says that the silent one is active, that one is
+given more time (BUSY_MS). If it says nothing, or knows of nobody, the silent one is given up (SILENT_MS).
 """
 
 import random
@@ -22,7 +27,8 @@ from zmqha.core.client_protocol import Envelope, Failure, Opened, Refused
 from zmqha.core.position import NO_EPOCH, Epoch
 from zmqha.errors import ZmqhaError
 
-SILENT_MS = 1200  # a server that says nothing for this long is asked again; longer than T_DECIDE (750 ms) of the servers
+SILENT_MS = 1200  # a server that is silent for this long is given up; longer than T_DECIDE (750 ms) of the servers
+BUSY_MS = 5000  # likewise where nobody else serves: a message of 8 MiB gets through at 14 Mbit/s
 SUSPECT_MS = 600  # after this much silence the other servers are asked too: whoever serves in a higher epoch gets the session
 PROBE_MS = 400  # while an answer is due, ping after this much silence, so that silence means something
 PING_MS = 1000  # at rest, until the server says otherwise
@@ -256,7 +262,7 @@ class Failover:
 
     def _watch(self, server: int, now: int, busy: bool) -> None:
         quiet = now - self._heard
-        if self._probed is not None and now >= max(self._probed + SILENT_MS - PROBE_MS, self._heard + SILENT_MS):
+        if self._probed is not None and now >= self._end_of_patience(server, self._probed):
             self._forget_connection(server)
             self._servers[server].answer = f"silent for {quiet} ms"
             self._lose(now, f"{self._servers[server].name}: silent for {quiet} ms")
@@ -267,6 +273,19 @@ class Failover:
         if self._probed is None and (at_rest or (busy and quiet >= PROBE_MS)):
             self._probed = self._sent = now
             self._actions.append(Probe(server))
+            for known in self._servers:
+                known.refused = None  # what it says from now on counts
+
+    def _end_of_patience(self, server: int, probed: int) -> int:
+        """When the session is given up if nothing is heard of its server."""
+        others = [at for at, known in enumerate(self._servers) if at != server]
+        patience = BUSY_MS if all(self._vouches(at, server) for at in others) else SILENT_MS
+        return max(probed + patience - PROBE_MS, self._heard + patience)
+
+    def _vouches(self, other: int, server: int) -> bool:
+        """``other`` has said, since there is doubt, that ``server`` is active."""
+        known = self._servers[other]
+        return known.connected and known.refused is not None and self._named(known.refused.active, other) == server
 
     def _retry(self, now: int) -> None:
         for at, known in enumerate(self._servers):
@@ -306,16 +325,16 @@ class Failover:
         self._change(State.LOST, reason)
 
     def _next(self, now: int, busy: bool) -> int:
+        times = [
+            known.asked + SILENT_MS if known.asked is not None else known.ask_at
+            for at, known in enumerate(self._servers)
+            if known.connected and at != self.session
+        ]
         if self.session is None:
-            times = [
-                known.asked + SILENT_MS if known.asked is not None else known.ask_at for known in self._servers if known.connected
-            ]
             return max(now, min(times, default=now + PING_MS))
         if self._probed is not None:
-            lost = max(self._probed + SILENT_MS - PROBE_MS, self._heard + SILENT_MS)
-            others = [known for at, known in enumerate(self._servers) if at != self.session and known.connected]
-            asks = [known.ask_at for known in others if known.asked is None]
-            return min(lost, max(self._heard + SUSPECT_MS, now + 1, min(asks))) if asks else lost
+            lost = max(now, self._end_of_patience(self.session, self._probed))
+            return min(lost, max(self._heard + SUSPECT_MS, now + 1, min(times))) if times else lost
         at = min(self._heard, self._sent) + self._ping
         return min(at, self._heard + PROBE_MS) if busy else at
 
