@@ -3,6 +3,7 @@
 import errno
 import gc
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -693,6 +694,38 @@ def test_a_client_cannot_be_used_after_a_fork(pair):
             os._exit(1)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
         client.send("q", b"")
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_what_a_client_gave_cannot_be_used_after_a_fork_either(pair):
+    a, _ = pair
+    with zmqha.connect(url(*pair)) as client:
+        client.send_many("q", [b"0", b"1", b"2"])
+        with client.consume("q", ack="manual", timeout=1) as messages:
+            held = next(messages)
+            a.freeze()
+            handle = client.send_nowait("q", b"3")
+            session = client._engine.session
+            with session.lock:  # as the I/O thread may hold it when the child is made
+                child = os.fork()
+            if child == 0:
+                signal.alarm(10)
+                calls = (lambda: next(messages), held.ack, messages.__next__, handle.result, client.flush)
+                refused = 0
+                for call in calls:
+                    try:
+                        call()
+                    except WrongState:
+                        refused += 1
+                messages.close()
+                del messages
+                client.close()
+                os._exit(refused)
+            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 5
+            a.silent = False
+            handle.result(5)
+            held.ack()
+            assert [next(messages).body for _ in range(3)] == [b"1", b"2", b"3"]
 
 
 def test_a_failing_on_state_does_not_end_the_connection_and_may_not_wait(pair):

@@ -21,18 +21,9 @@ from zmqha.client.session import WAITING_BYTES_MAX, WAITING_MESSAGES_MAX, again
 from zmqha.client.url import Url, default_url, parse
 from zmqha.core.client_protocol import Durability
 from zmqha.core.message import check_name
-from zmqha.errors import ConnectionLost, OutcomeUnknown, UrlError, WrongState
+from zmqha.errors import ConnectionLost, OutcomeUnknown, UrlError
 
 _NS_PER_MS = 1_000_000
-_forks = 0
-
-
-def _forked() -> None:
-    global _forks
-    _forks += 1
-
-
-os.register_at_fork(after_in_child=_forked)
 
 
 def connect(
@@ -73,7 +64,6 @@ class Client:
         self.options = self.url.options
         made_up = f"{self.options.name or 'client'}-{os.getpid()}-{secrets.token_hex(3)}"
         self.client_id = self.options.client_id or made_up
-        self._fork = _forks
         self._draining = False
         self._engine = Engine(self.url, self.client_id, on_state)
         self._closed = False
@@ -92,7 +82,7 @@ class Client:
             self.close()
 
     def __del__(self) -> None:
-        if not self._closed and self._fork == _forks:
+        if not self._closed and not self._engine.session.forked:
             warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
             self._engine.stop()
 
@@ -295,8 +285,8 @@ class Client:
         if self._closed:
             return
         self._closed = True
-        if self._fork != _forks:
-            return  # a copy in a forked child: threads and sockets are the parent's
+        if self._engine.session.forked:
+            return
         self._engine.stop()
         if not self._engine.is_own_thread():
             self._engine.thread.join(5.0)
@@ -304,13 +294,7 @@ class Client:
     # --- inside -------------------------------------------------------------------------------------------------------------
 
     def _usable(self, *, draining: bool = False) -> Engine:
-        """The engine, if this call may be made."""
-        if self._fork != _forks:
-            raise WrongState(
-                "this client was made before a fork",
-                cause="its thread and sockets belong to the parent process",
-                cure="connect in the child",
-            )
+        """The engine, if this call may be made. (In a forked child the lock says so, which every call takes.)"""
         if self._closed or (self._draining and not draining):
             raise ConnectionLost("the client is closed", cure="connect again")
         return self._engine

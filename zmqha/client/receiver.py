@@ -94,13 +94,13 @@ class Consumer:
         self.close()
 
     def __del__(self) -> None:
-        if not getattr(self, "_closed", True):  # no lock here: the collector may run anywhere
+        if not getattr(self, "_closed", True) and not self._engine.session.forked:  # no lock here: the collector may run anywhere
             self._engine.abandoned.append(self._subscription)
             self._engine.wake()
 
     def close(self) -> None:
         """End the subscription: acknowledge what is done, give back the rest. Waits briefly until the server has recorded it."""
-        if self._closed:
+        if self._closed or self._engine.session.forked:
             return
         self._delivery, self._at, self._stop = None, 0, 0
         engine, subscription = self._engine, self._subscription

@@ -5,12 +5,16 @@ tells when a session begins or ends. "With the lock held" stands where the calle
 """
 
 import itertools
+import os
 import threading
 from collections import deque
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
+from weakref import WeakSet
 
 from zmqha.client.consumer import Stage, Subscription
+from zmqha.client.elsewhere import Elsewhere
 from zmqha.client.producer import Batch, Stream, new_producer
 from zmqha.client.request import Request
 from zmqha.core import limits
@@ -48,10 +52,12 @@ class Session:
     """See above. ``wake`` makes the I/O thread take a turn; it may be called from any thread and takes no lock."""
 
     def __init__(self, wake: Callable[[], None]) -> None:
-        self.lock = threading.Lock()
-        self.changed = threading.Condition(self.lock)  # the state, answers, stages of subscriptions
-        self.space = threading.Condition(self.lock)  # sends are settled
-        self.arrived = threading.Condition(self.lock)  # messages
+        lock = threading.Lock()
+        self.lock: AbstractContextManager[object] = lock
+        self.changed = threading.Condition(lock)  # the state, answers, stages of subscriptions
+        self.space = threading.Condition(lock)  # sends are settled
+        self.arrived = threading.Condition(lock)  # messages
+        self.forked = False  # this is a copy in a child; thread and sockets are the parent's
         self.producer = new_producer()  # of every new stream
         self.streams: dict[str, Stream] = {}
         self.subscriptions: dict[int, Subscription] = {}
@@ -69,6 +75,7 @@ class Session:
         self._acks: dict[int, tuple[Subscription, tuple[Range, ...]]] = {}
         self._subscribes: dict[int, Subscription] = {}
         self._unsubscribes: dict[int, Subscription] = {}
+        _sessions.add(self)
 
     # --- the application's side; with the lock held -------------------------------------------------------------------------
 
@@ -111,6 +118,13 @@ class Session:
         """Everybody who waits looks again."""
         for condition in (self.changed, self.space, self.arrived):
             condition.notify_all()
+
+    def fork(self) -> None:
+        """In a forked child: every call is told so, and who iterates over messages, which takes no lock, looks up first."""
+        self.forked = True
+        self.lock = Elsewhere()
+        for subscription in self.subscriptions.values():
+            subscription.losses += 1
 
     # --- the I/O thread's side ----------------------------------------------------------------------------------------------
 
@@ -299,6 +313,15 @@ class Session:
             self.subscriptions.pop(subscription.number, None)
             self.arrived.notify_all()
         self.changed.notify_all()
+
+
+def _forked() -> None:
+    for session in list(_sessions):
+        session.fork()
+
+
+_sessions: WeakSet[Session] = WeakSet()
+os.register_at_fork(after_in_child=_forked)
 
 
 def again(error: ZmqhaError) -> ZmqhaError:
