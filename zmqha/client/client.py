@@ -53,6 +53,9 @@ def connect(
 class Client:
     """One session with the pair, kept through failovers. Made by ``connect``; close it, or use ``with``.
 
+    Not for signal handlers, and neither are its consumers, messages and handles: a handler runs in the main thread, perhaps amidst a
+    call, and would wait for ever for the lock that this call holds. Set a flag there, and close where the loop looks at it.
+
     ``connect(url, on_state=f)`` calls ``f(old, new, reason)`` at each change of ``state``, in the client's I/O thread: it must not
     wait, and calls of this client that wait raise WrongState in it.
     """
