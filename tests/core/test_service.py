@@ -506,12 +506,14 @@ def test_after_a_broken_connection_a_client_gets_what_it_holds_before_anybody_el
     rig = rig_with("job")
     again, other = b"consumer-a, next connection", Open((1, 1), "b", instance=6)
     rig.say(A, Open((1, 1), "a", instance=5))
-    assert texts(subscribe(rig, A, number=3)) == [["job"]]
+    heard = subscribe(rig, A, number=3)
+    assert texts(heard) == [["job"]]
+    queue = only(heard, Reply)[0].result["queue"]
     rig.say(B, other)
     assert not texts(subscribe(rig, B, number=3))
     mark = len(rig.got)
     rig.say(again, Open((1, 1), "a", instance=5))  # nobody told the server that A is gone
-    assert only(subscribe(rig, again, number=3, held=((0, 1),)), Reply)[0].result["held"] == [[0, 1]]
+    assert only(subscribe(rig, again, number=3, held=((0, 1),), queue=queue), Reply)[0].result["held"] == [[0, 1]]
     assert not texts([envelope.command for _, envelope in rig.got[mark:]]), "neither to B nor again"
     check(rig.service)
     rig.say(again, Ack(3, ((0, 1),)))
