@@ -11,14 +11,16 @@ from typing import NoReturn
 import pytest
 
 from zmqha.core import limits
+from zmqha.core.actions import KeepBranch, ReadBranch
 from zmqha.core.branch import NO_PAST, Batches, Difference, Done, Survey
-from zmqha.core.events import KeptBranch
+from zmqha.core.events import Event, KeptBranch, SalvagePart, Surveyed
 from zmqha.core.message import batch_of, records
 from zmqha.core.position import Epoch, Mode
 from zmqha.core.work import Append, CursorRow, DestinationRow, Work
 from zmqha.errors import NoSpace, StoreFull
 from zmqha.store import kept, shared_past
 from zmqha.store.alive import ROWS
+from zmqha.store.handover import Handover
 from zmqha.store.kept import Kept
 from zmqha.store.lmdb_store import LmdbStore
 from zmqha.store.page_file import STORE_FILE
@@ -188,6 +190,20 @@ def test_where_both_agree_on_less_than_the_past_says_everything_not_done_is_hand
     assert not any(isinstance(item, Done) for item in items)
     (batches,) = [item for item in items if isinstance(item, Batches)]
     assert [one.body for one in slices(batches)] == [b"2", b"4", b"6"]
+
+
+def test_a_merge_that_was_interrupted_begins_again(tmp_path: Path) -> None:
+    store = diverged(tmp_path)
+    said: list[Event] = []
+    handover = Handover(tmp_path, "a", said.append)
+    for attempt in (1, 2):  # the first stops after one item: the winner is lost
+        handover.keep(store.position, KeepBranch(1, keep=True))
+        handover.read(ReadBranch(attempt, True, 1, 1))
+    handover.close()
+    survey, first, again, second = said
+    assert isinstance(survey, Surveyed) and again == survey
+    assert isinstance(first, SalvagePart) and not first.last
+    assert second == first._replace(attempt=2)
 
 
 def test_numbers_of_queues_are_never_used_again(tmp_path: Path) -> None:

@@ -36,6 +36,7 @@ class Handover:
 
     def keep(self, position: Position, order: KeepBranch) -> None:
         """Give the store that stands there a second name (``keep``), and say what it holds beyond the common transaction."""
+        self.close()  # a merge that was interrupted still reads, and LMDB opens no file twice in a process
         try:
             survey = self._survey(order.common_txn)
             if order.keep:
