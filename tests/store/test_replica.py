@@ -321,6 +321,29 @@ def test_a_flush_of_the_store_that_failed_in_its_thread_is_no_checkpoint(
     assert caught.value is error
 
 
+def test_there_is_something_to_apply_until_the_flush_of_the_store_is_over(
+    source: SourceStore, replica: Replica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, fails = os.fdatasync, threading.Event()
+
+    def fdatasync(fd: int) -> None:
+        if threading.current_thread().name == "zmqha-checkpoint":
+            fails.wait(10)
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        real(fd)
+
+    monkeypatch.setattr(os, "fdatasync", fdatasync)
+    while replica._checkpoint is None:
+        take(replica, commit(source))
+        replica.flush()
+        applying = replica.apply(1 << 30)
+    assert applying
+    fails.set()
+    with pytest.raises(OSError, match="Input/output"):
+        while replica.apply(1 << 30):
+            pass
+
+
 def test_no_space_out_of_the_flush_of_a_settled_store_is_not_a_clean_full(
     source: SourceStore, replica: Replica, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -141,7 +141,7 @@ class Following:
 
     @property
     def applies(self) -> bool:
-        """Something durable is to be applied."""
+        """Something durable is to be applied, or what was applied is being flushed."""
         return self._applying and self.replica is not None
 
     @property

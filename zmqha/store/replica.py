@@ -151,11 +151,12 @@ class Replica:
         return self.position
 
     def apply(self, budget_bytes: int) -> bool:
-        """Write durable shipments into the store's file, about so many bytes; true if more wait."""
+        """Write durable shipments into the store's file, about so many bytes; true if more wait, or if a checkpoint is not over:
+        one that failed must not be noticed only at the takeover."""
         while self._waiting and budget_bytes > 0:
             budget_bytes -= self._apply_one()
         self._look_after_checkpoint()
-        return bool(self._waiting)
+        return bool(self._waiting) or self._checkpoint is not None
 
     # --- sums ---------------------------------------------------------------------------------------------------------------
 
