@@ -7,11 +7,12 @@ from pathlib import Path
 import lmdb
 import pytest
 
+from zmqha.core.events import KeptBranch
 from zmqha.core.position import Epoch, Mode
 from zmqha.core.work import Append, DestinationRow, ProducerRow, Work
 from zmqha.errors import StoreDamaged, StoreFull
-from zmqha.store import lmdb_store, records
-from zmqha.store.alive import ROWS
+from zmqha.store import inspection, lmdb_store, records
+from zmqha.store.alive import ROWS, nobody_waits
 from zmqha.store.lmdb_store import LmdbStore
 from zmqha.store.page_file import STORE_FILE
 
@@ -77,11 +78,31 @@ def test_rows_of_a_queue_that_is_dropped_go_with_it(store: LmdbStore) -> None:
     assert (store.image().producers, store.image().destinations) == ((), ())
 
 
-@pytest.mark.parametrize("content", [b"", b"\0" * 8192, b"no store" * 2000])
+@pytest.mark.parametrize("content", [b"\0" * 8192, b"no store" * 2000])
 def test_a_file_that_lmdb_does_not_open_is_damaged(tmp_path: Path, content: bytes) -> None:
     (tmp_path / STORE_FILE).write_bytes(content)
     with pytest.raises(StoreDamaged):
         lmdb_store.inspect(tmp_path)
+
+
+def test_an_empty_file_is_damaged_before_lmdb_sees_it(tmp_path: Path) -> None:
+    (tmp_path / STORE_FILE).write_bytes(b"")
+    with pytest.raises(StoreDamaged):
+        inspection.inspect(tmp_path, 96 * limits.KIB, KeptBranch, nobody_waits)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        lmdb.MemoryError("store.mdb: Cannot allocate memory"), lmdb.LockError("store.mdb-lock: Resource temporarily unavailable"),
+        lmdb.Error("store.mdb: Too many open files"), lmdb.Error("store.mdb: No locks available"),
+        lmdb.Error("store.mdb: Input/output error"),
+    ],
+)  # fmt: skip
+def test_what_keeps_a_store_from_being_opened_is_no_damage(tmp_path: Path, error: lmdb.Error) -> None:
+    with pytest.raises(lmdb.Error) as caught, lmdb_store.reading(tmp_path / STORE_FILE):
+        raise error
+    assert caught.value is error
 
 
 def test_no_room_for_the_lock_file_is_no_damage(store: LmdbStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -44,6 +44,10 @@ DATABASES = 3
 SNAPSHOTS_KEPT = 3  # the newest, the one that a lost meta page leaves, and the one before that
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _DAMAGED = (lmdb.CorruptedError, lmdb.PageNotFoundError)  # what LMDB says of pages that are not what they say
+_UNREADABLE = (  # and of what it reads for the first time; BadTxn: an error before this one was passed over
+    *_DAMAGED, lmdb.InvalidError, lmdb.VersionMismatchError, lmdb.NotFoundError, lmdb.IncompatibleError, lmdb.BadTxnError,
+    lmdb.BadValsizeError, lmdb.CursorFullError, lmdb.ProblemError, struct.error, ValueError, IndexError,
+)  # fmt: skip
 
 
 class LmdbStore:
@@ -317,15 +321,18 @@ def open_reading(path: Path) -> lmdb.Environment:
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
     """Read a store that nobody writes. Raises StoreDamaged for whatever reading other bytes than were written comes to; StoreFull if
-    there is no room for LMDB's lock file: that says nothing about the store."""
+    there is no room for LMDB's lock file. Any other lmdb.Error (no memory, no descriptors, a failing disk) says nothing about the
+    store: it is passed on, ends the process, and the store stays."""
     try:
         yield
     except ZmqhaError:
         raise
-    except (lmdb.Error, struct.error, ValueError, IndexError) as error:
-        if isinstance(error, lmdb.Error) and _is_full(error):
-            raise StoreFull("the disk under the store is full", cause=str(error), cure="free space on it") from error
+    except _UNREADABLE as error:
         raise StoreDamaged(f"{path} cannot be read", cause=str(error), cure="copy the store from the peer") from error
+    except lmdb.Error as error:
+        if _is_full(error):
+            raise StoreFull("the disk under the store is full", cause=str(error), cure="free space on it") from error
+        raise
 
 
 def inspect(directory: Path) -> tuple[records.Head, Lineage]:
