@@ -71,6 +71,27 @@ def passive_life(place: Path, seed: int) -> tuple[DiskRecorder, dict[int, Conten
     return recorder, models
 
 
+def growing_life(place: Path, seed: int) -> tuple[DiskRecorder, dict[int, Contents]]:
+    """Only this: a passive settles what made its file longer."""
+    source = SourceStore(place / "source", seed, large=4000)
+    source.commit()
+    directory = place / "b"
+    replica = copied(source, directory, SEGMENT)
+    for _ in range(5):
+        for ship in source.commit():
+            for chunk in shipment.chunks(ship):
+                replica.take(chunk)
+    replica.flush()
+    with pytest.MonkeyPatch.context() as patch:
+        recorder = DiskRecorder(directory, patch)
+        recorder.acknowledge(replica.position.txn)
+        replica.settle()
+    models = {source.meta.txnid: contents(source.env)}
+    replica.close()
+    source.close()
+    return recorder, models
+
+
 def judge_passive(target: Path, acknowledged: int, models: dict[int, Contents]) -> int | None:
     """How far beyond the last acknowledged transaction an image stands; None if the copy was not whole yet."""
     if not acknowledged:
@@ -144,6 +165,13 @@ def some_images(recording: Recording, count: int, seed: int, place: Path) -> Ite
     rng = random.Random(seed)
     for number in range(count):
         yield _image(recording, recording.cut(rng), rng, place / f"image{number}")
+
+
+def images_at(recording: Recording, cut: int, count: int, seed: int, place: Path) -> Iterator[tuple[Path, int]]:
+    """Power cuts after so many events, each with another part of what was not flushed."""
+    rng = random.Random(seed)
+    for number in range(count):
+        yield _image(recording, cut, rng, place / f"image{number}")
 
 
 def every_prefix(recording: Recording, seed: int, place: Path) -> Iterator[tuple[Path, int]]:

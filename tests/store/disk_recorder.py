@@ -178,14 +178,11 @@ class DiskRecorder(Recording):
 
 
 def _put(content: bytearray, offset: int, data: bytes, share: float, rng: random.Random) -> None:
-    if len(content) < offset + len(data):
-        content.extend(bytes(offset + len(data) - len(content)))
-    if share >= 1.0:
-        content[offset : offset + len(data)] = data
-        return
+    """A file gets no longer than to the last sector that made it."""
     at = offset
     while at < offset + len(data):
-        end = min(offset + len(data), (at // SECTOR + 1) * SECTOR)
-        if rng.random() < share:
+        end = min(offset + len(data), (at // SECTOR + 1) * SECTOR) if share < 1.0 else offset + len(data)
+        if share >= 1.0 or rng.random() < share:
+            content.extend(bytes(max(0, end - len(content))))
             content[at:end] = data[at - offset : end - offset]
         at = end

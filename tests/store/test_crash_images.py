@@ -14,11 +14,14 @@ from crash_images import (
     SEGMENT,
     active_recording,
     every_prefix,
+    growing_life,
+    images_at,
     judge_active,
     judge_passive,
     passive_life,
     some_images,
 )
+from disk_recorder import Flush
 from following import copied
 from source_store import Contents, SourceStore, contents, contents_of
 
@@ -35,6 +38,12 @@ def test_a_power_cut_leaves_a_passive_the_last_acknowledged_transaction_or_a_lat
     recorder, models = passive_life(tmp_path, seed)
     found = [judge_passive(*image, models) for image in some_images(recorder, IMAGES_PER_RUN, 1000 + seed, tmp_path)]
     assert sum(beyond is not None for beyond in found) > IMAGES_PER_RUN // 2
+
+
+def test_a_power_cut_while_a_store_that_grew_settles_may_leave_its_meta_page_without_its_length(tmp_path: Path) -> None:
+    recorder, models = growing_life(tmp_path, 1)
+    first_flush = next(at for at, event in enumerate(recorder.events) if isinstance(event, Flush))
+    assert all(judge_passive(*image, models) == 0 for image in images_at(recorder, first_flush, 80, 1, tmp_path))
 
 
 @pytest.mark.skipif(bool(disk_faults.missing()), reason=disk_faults.missing())

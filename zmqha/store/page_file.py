@@ -73,12 +73,11 @@ class PageReader:
             raise StoreDamaged(f"the meta page of transaction {txnid} is not in {self._path}")
         return meta
 
-    def check_length(self, *, all_pages: bool) -> None:
+    def check_length(self, meta: Meta, *, all_pages: bool) -> None:
         """Raises StoreDamaged if the file was cut: whoever reads a page behind its end, LMDB too, is ended by the kernel (SIGBUS).
 
-        ``all_pages``: it must reach to its last page; otherwise to the last one in use.
+        ``all_pages``: it must reach to the last page of this snapshot; otherwise to the last one in use.
         """
-        meta = self.newest()
         size = os.fstat(self._fd).st_size
         if (meta.last_pg + 1) * meta.psize <= size:
             return

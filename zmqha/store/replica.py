@@ -332,13 +332,14 @@ def _check_replay(ship: Shipment, base: Position, meta: bytes) -> None:
         raise StoreDamaged("the journal does not continue its baseline", cause=error.what) from error
 
 
-def _newest(path: Path, *, all_pages: bool | None = None) -> lmdb_page.Meta:
-    """The newest meta page; the file's length is looked at too unless ``all_pages`` is None."""
+def _newest(path: Path, check: Callable[[PageReader, lmdb_page.Meta], None] | None = None) -> lmdb_page.Meta:
+    """The newest meta page."""
     reader = PageReader(path)
     try:
-        if all_pages is not None:
-            reader.check_length(all_pages=all_pages)
-        return reader.newest()
+        newest = reader.newest()
+        if check is not None:
+            check(reader, newest)
+        return newest
     finally:
         reader.close()
 
@@ -346,8 +347,16 @@ def _newest(path: Path, *, all_pages: bool | None = None) -> lmdb_page.Meta:
 def _newest_txn(directory: Path, recovered: Recovered | None) -> int:
     """The file's newest transaction, which must fit the journal: its baseline (LMDB may have written since), or a part of the way
     to its end."""
-    replays = recovered is not None and not recovered.settled  # over pages that may be free: the free list does not count then
-    newest = _newest(directory / STORE_FILE, all_pages=replays)
+
+    def check(reader: PageReader, newest: lmdb_page.Meta) -> None:
+        if recovered is None or recovered.settled:
+            reader.check_length(newest, all_pages=False)
+        else:
+            # What lies beyond the baseline the journal brings again, though a meta page that a power cut left alone may name it
+            # already. Pages that were free are written over, so the free list does not count.
+            reader.check_length(lmdb_page.parse_body(recovered.base.meta), all_pages=True)
+
+    newest = _newest(directory / STORE_FILE, check)
     if recovered is None:
         return newest.txnid
     same = newest.body[8:] == recovered.base.meta[8:]

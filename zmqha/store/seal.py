@@ -137,7 +137,7 @@ def _sealed(reader: PageReader, meta: Meta) -> bytes | None:
 def _leads_to(reader: PageReader, older: Meta, base: bytes, newest: Meta) -> bytes | None:
     """The chain digest that the pages of ``newest`` come to; None if they are no pages."""
     try:
-        reader.check_length(all_pages=True)
+        reader.check_length(newest, all_pages=True)
         return reader.ship(_NO_EPOCH, Position(_NO_EPOCH, older.txnid, base), older, newest).position.chain
     except (StoreDamaged, struct.error, ValueError, IndexError, OverflowError, MemoryError):
         return None
