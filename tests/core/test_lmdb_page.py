@@ -77,6 +77,31 @@ def test_live_and_free_pages_cover_the_file_without_overlap(image: bytes) -> Non
     assert free | live == set(range(2, newer.last_pg + 1))
 
 
+def test_the_free_list_lies_where_it_is_said_to_lie_and_nowhere_else(tmp_path: Path) -> None:
+    env = lmdb.open(str(tmp_path / "store"), subdir=False, map_size=1 << 28, sync=False, lib_version=0)
+    for step in range(200):
+        with env.begin(write=True) as txn:
+            for key in range(step * 20, step * 20 + 20):
+                txn.put(b"%06d" % key, bytes(3000))
+    with env.begin():  # holds what the others free
+        for step in range(200):
+            with env.begin(write=True) as txn:
+                for key in range(step * 20, step * 20 + (20 if step % 2 else 1)):
+                    txn.delete(b"%06d" % key)
+        with env.begin(write=True) as txn:
+            for key in range(0, 4000, 2):
+                txn.delete(b"%06d" % key)
+    env.close()
+    image = (tmp_path / "store").read_bytes()
+    newer = lmdb_page.newest_meta(image)
+    told = list(lmdb_page.free_list(image, newer))
+    assert newer.free_depth > 1 and max(count for _, count in told) > 1
+    alone = bytearray(len(image))
+    for first, count in told:
+        alone[first * 4096 : (first + count) * 4096] = image[first * 4096 : (first + count) * 4096]
+    assert lmdb_page.free_ids(bytes(alone), newer) == lmdb_page.free_ids(image, newer)
+
+
 def test_holes_are_left_out_and_overflow_runs_are_whole_and_joined(image: bytes) -> None:
     newer = lmdb_page.newest_meta(image)
     pages = [page for first, count in lmdb_page.live_runs(image, newer) for page in range(first, first + count)]

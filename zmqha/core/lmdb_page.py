@@ -26,7 +26,7 @@ Works on a buffer; opens no file and changes nothing. What cannot be a sound fil
 import struct
 import sys
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -143,6 +143,24 @@ def free_ids(buf: Buffer, meta: Meta) -> "array[int]":
     """Every page that snapshot ``meta`` does not use, in no order."""
     try:
         return _ids(_value(buf, meta.psize, record) for leaf in _leaves(buf, meta) for record in _records(buf, meta, leaf))
+    except (struct.error, IndexError) as error:
+        raise _damaged(meta, error) from error
+
+
+def free_list(buf: Buffer, meta: Meta) -> Iterator[tuple[int, int]]:
+    """Where the free database lies, as (first page, number of pages): each is said before it is looked at, for a caller who must see
+    first whether it can be read."""
+    try:
+        level = [meta.free_root] if meta.free_depth else []
+        for height in range(meta.free_depth, 0, -1):
+            yield from ((page, 1) for page in level)
+            if height > 1:
+                level = sorted(_children(buf, meta.psize, level))
+        for leaf in level:
+            for record in _records(buf, meta, leaf):
+                low, high, flags, _, _ = _leaf_node(record, 0)
+                if flags & _BIGDATA:
+                    yield _u64(record, _NODE_BYTES)[0], (_HEADER_BYTES + (low | high << 16) + meta.psize - 1) // meta.psize
     except (struct.error, IndexError) as error:
         raise _damaged(meta, error) from error
 

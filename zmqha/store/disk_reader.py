@@ -8,12 +8,7 @@ kernel writes first. A file system that cannot do so (tmpfs, which has no disk) 
 import errno
 import mmap
 import os
-from collections.abc import Iterator
 from pathlib import Path
-
-from zmqha.core.limits import MIB
-
-FORGET_BYTES = 256 * MIB  # forgotten in one call: about 10 ms
 
 
 class DiskReader:
@@ -62,14 +57,3 @@ class DiskReader:
                     raise
                 self._direct = False
         return os.open(self._path, flags)
-
-
-def forget(path: Path) -> Iterator[None]:
-    """Make the kernel forget what it remembers of a file that nobody maps, a piece at a time: whoever reads it then, reads the disk."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        for at in range(0, os.fstat(fd).st_size, FORGET_BYTES):
-            os.posix_fadvise(fd, at, FORGET_BYTES, os.POSIX_FADV_DONTNEED)
-            yield
-    finally:
-        os.close(fd)

@@ -111,11 +111,6 @@ class PageReader:
         view = self._reaching(meta)
         return view[page * meta.psize : (page + 1) * meta.psize]
 
-    def every_page(self, psize: int) -> Iterator[memoryview]:
-        """The whole file, page by page, whatever is in it."""
-        view = self._reaching(0)
-        return (view[at : at + psize] for at in range(0, len(view) // psize * psize, psize))
-
     def free_pages(self, meta: Meta, before_txn: int) -> int:
         """How many pages of the file a snapshot does not use, and did not use at ``before_txn`` either."""
         return lmdb_page.free_count(self._reaching(meta), meta, before_txn)
