@@ -1,14 +1,16 @@
 """The serving store: what a new one makes durable, what it forgets, what is said of one that cannot be opened."""
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import lmdb
 import pytest
 
-from zmqha.core.events import KeptBranch
-from zmqha.core.position import Epoch, Mode
+from zmqha.core import limits
+from zmqha.core.events import Inspected, KeptBranch
+from zmqha.core.position import NOWHERE, Epoch, Mode
 from zmqha.core.work import Append, DestinationRow, ProducerRow, Work
 from zmqha.errors import StoreDamaged, StoreFull
 from zmqha.store import inspection, lmdb_store, records
@@ -88,7 +90,29 @@ def test_a_file_that_lmdb_does_not_open_is_damaged(tmp_path: Path, content: byte
 def test_an_empty_file_is_damaged_before_lmdb_sees_it(tmp_path: Path) -> None:
     (tmp_path / STORE_FILE).write_bytes(b"")
     with pytest.raises(StoreDamaged):
-        inspection.inspect(tmp_path, 96 * limits.KIB, KeptBranch, nobody_waits)
+        look(tmp_path)
+
+
+def look(directory: Path) -> Inspected:
+    return inspection.inspect(directory, 96 * limits.KIB, KeptBranch, nobody_waits)
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_store_whose_first_transaction_is_not_durable_is_none(tmp_path: Path, begun: bool) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "killed").mkdir()
+    store = LmdbStore(tmp_path / "a", None)
+    if begun:
+        store.begin_epoch(EPOCH, Mode.SOLE, "a", "first start", 0, 0)
+    shutil.copy(tmp_path / "a" / STORE_FILE, tmp_path / "killed")
+    store.close()
+    assert look(tmp_path / "a").present is begun
+    assert look(tmp_path / "killed") == Inspected(False, NOWHERE, (), 0, "")
+    assert not (tmp_path / "killed" / STORE_FILE).exists()
+    again = LmdbStore(tmp_path / "killed", None)
+    again.begin_epoch(EPOCH, Mode.SOLE, "a", "first start", 0, 0)
+    again.close()
+    assert look(tmp_path / "killed").position == again.position
 
 
 @pytest.mark.parametrize(

@@ -62,19 +62,21 @@ class Replica:
         cls, directory: Path, segment_bytes: int = SEGMENT_BYTES, alive: Callable[[], None] = nobody_waits
     ) -> "Replica | None":
         """Recover: finish a delta, undo a transaction that was not flushed, replay the journal, write both meta pages, flush. None if
-        there is neither store nor journal.
+        there is neither store nor journal; a store that holds nothing at all is deleted.
 
         An unfinished copy stays for the next attempt. Raises StoreDamaged if store and journal do not belong together or cannot be
         read: then only a copy helps.
         """
         delta.finish(directory, segment_bytes, alive)
-        if (directory / STORE_FILE).exists():
-            seal.settle(directory / STORE_FILE)
-        journal = Journal(directory, segment_bytes)
+        store, journal = directory / STORE_FILE, Journal(directory, segment_bytes)
         recovered = journal.recover()
+        if recovered is None:
+            _remove_empty(store)
+        if store.exists() and seal.settle(store) and recovered is None:
+            _remove_empty(store)
         if recovered is not None and recovered.settled:
             _finish_copy(directory, recovered.base)
-        if not (directory / STORE_FILE).exists():
+        if not store.exists():
             if recovered is None:
                 return None
             raise StoreDamaged(f"there is a journal and no {STORE_FILE} in {directory}", cure="copy the store from the peer")
@@ -330,6 +332,20 @@ def _check_replay(ship: Shipment, base: Position, meta: bytes) -> None:
         _check_base(ship, base, meta)
     except ProtocolError as error:
         raise StoreDamaged("the journal does not continue its baseline", cause=error.what) from error
+
+
+def _remove_empty(store: Path) -> None:
+    """A file without a single transaction is no store: LMDB had just made it, or the first one was not flushed and is undone."""
+    if not store.exists():
+        return
+    reader = PageReader(store)
+    try:
+        empty = all(meta.txnid == 0 for meta in reader.metas())
+    finally:
+        reader.close()
+    if empty:
+        store.unlink()
+        sync_directory(store.parent)
 
 
 def _newest(path: Path, check: Callable[[PageReader, lmdb_page.Meta], None] | None = None) -> lmdb_page.Meta:
