@@ -24,6 +24,7 @@ from source_store import Contents, SourceStore, contents, contents_of
 from tests.system import disk_faults
 from zmqha.core import lmdb_page, shipment
 from zmqha.core.events import KeptBranch
+from zmqha.errors import StoreDamaged
 from zmqha.store.inspection import inspect
 from zmqha.store.page_file import STORE_FILE
 from zmqha.store.replica import Replica
@@ -144,10 +145,14 @@ def _events(raw: bytes, names: dict[int, str]) -> Iterator[Event]:
 
 
 def judge_active(target: Path, acknowledged: int, models: dict[int, active_life.Model]) -> int | None:
-    """As ``judge_passive``; the position is computed as a start does."""
+    """As ``judge_passive``; the position is computed as a start does. Before the first transaction is acknowledged, only that."""
+    try:
+        found = inspect(target, SEGMENT, KeptBranch, lambda: None)
+    except StoreDamaged:
+        assert not acknowledged  # LMDB's making of the file was cut short
+        return None
     if not acknowledged:
         return None
-    found = inspect(target, SEGMENT, KeptBranch, lambda: None)
     _walk(target / STORE_FILE)
     position = found.position
     assert found.present and position.txn >= acknowledged
