@@ -285,4 +285,4 @@ def node_state(data: bytes) -> None:
         facts = NodeState(_state_file).load()
     except (StoreDamaged, ConfigError):
         return
-    assert facts is not None and facts.bounded() is not None
+    assert not any(raw) if facts is None else facts.bounded() is not None

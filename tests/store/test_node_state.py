@@ -37,6 +37,15 @@ def test_no_file_is_a_new_node(path: Path) -> None:
     assert NodeState(path).load() is None
 
 
+@pytest.mark.parametrize("size", [0, 10, SLOT_BYTES, 2 * SLOT_BYTES])
+def test_a_file_that_was_made_and_never_written_to_is_a_new_node(path: Path, size: int) -> None:
+    path.write_bytes(bytes(size))
+    state = NodeState(path)
+    assert state.load() is None
+    state.save(FACTS)
+    assert NodeState(path).load() == FACTS and path.stat().st_size == 2 * SLOT_BYTES
+
+
 def test_the_last_facts_saved_are_loaded(path: Path) -> None:
     for count in (1, 2, 3):
         path.unlink(missing_ok=True)
@@ -130,7 +139,7 @@ def test_every_flipped_bit_in_both_slots_is_found(path: Path) -> None:
             NodeState(path).load()
 
 
-@pytest.mark.parametrize("size", [0, 10, 60])
+@pytest.mark.parametrize("size", [10, 60])
 def test_a_cut_off_file_is_damaged_and_is_set_aside_not_deleted(path: Path, size: int) -> None:
     saved(path, 1)
     path.write_bytes(path.read_bytes()[:size])

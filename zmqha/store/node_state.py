@@ -39,18 +39,23 @@ class NodeState:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._number = 0  # of the newest record; it went into slot ``number & 1`` first
+        self._loaded = False
         self._unmirrored = b""  # what only one slot holds
         self._fd = -1
 
     def load(self) -> NodeFacts | None:
-        """What was last saved; None if the file is absent.
+        """What was last saved; None if the file is absent, or was made and never written to: before the first record there are only
+        zeros in it, or nothing.
 
         Raises StoreDamaged if it is there and says nothing valid, ConfigError if another version of zmqha saved last: an older
         slot does not say what was decided since.
         """
+        self._loaded = True
         try:
             slots = self._path.read_bytes()
         except FileNotFoundError:
+            return None
+        if not any(slots):
             return None
         read = [_read_slot(slots[at : at + SLOT_BYTES]) for at in (0, SLOT_BYTES)]
         found = [slot for slot in read if slot is not None]
@@ -97,10 +102,9 @@ class NodeState:
         self._unmirrored = b""
 
     def _open(self) -> None:
-        known = self._number > 0
         self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         if os.fstat(self._fd).st_size >= 2 * SLOT_BYTES:
-            assert known, "load() tells which slot must survive this save"
+            assert self._loaded, "load() tells which slot must survive this save"
             return
         missing = os.fstat(self._fd).st_size
         write_all(self._fd, [memoryview(bytes(2 * SLOT_BYTES - missing))], missing)
