@@ -13,10 +13,12 @@ from following import copied, reopened, take
 from source_store import EPOCH, SourceStore, contents, contents_of
 
 from zmqha.core import limits, lmdb_page, shipment
+from zmqha.core.peer_protocol import Way
 from zmqha.core.position import Epoch, Position
 from zmqha.core.shipment import Chunk, Shipment
 from zmqha.errors import ProtocolError, StoreDamaged, StoreFull
 from zmqha.store.copy_target import CopyTarget
+from zmqha.store.delta import DELTA_FILE
 from zmqha.store.page_file import STORE_FILE, PageReader
 from zmqha.store.replica import COPY_FILE, Replica
 
@@ -374,6 +376,23 @@ def test_a_store_that_cannot_be_opened_for_want_of_room_leaves_no_descriptor(
             Replica.open(tmp_path / "b", SEGMENT)
     assert len(os.listdir("/proc/self/fd")) == known
     assert reopened(tmp_path / "b", SEGMENT).position == source.position
+
+
+def test_a_delta_whose_end_finds_no_room_leaves_nothing(
+    source: SourceStore, replica: Replica, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replica.close()
+    before = (tmp_path / "b" / STORE_FILE).read_bytes()
+    known = len(os.listdir("/proc/self/fd"))
+    target = CopyTarget(tmp_path / "b", SEGMENT)
+    target.begin(4096, Way.DELTA)
+    commit(source)
+    monkeypatch.setattr(os, "pwritev", _no_space)
+    with pytest.raises(StoreFull):
+        target.adopt(source.position, source.meta.body, 0)
+    monkeypatch.undo()
+    assert len(os.listdir("/proc/self/fd")) == known and not (tmp_path / "b" / DELTA_FILE).exists()
+    assert (tmp_path / "b" / STORE_FILE).read_bytes() == before
 
 
 def test_an_unfinished_copy_stays_beside_a_store_that_is_another_file(replica: Replica, tmp_path: Path) -> None:

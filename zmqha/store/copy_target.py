@@ -99,7 +99,11 @@ class CopyTarget:
         baseline = Baseline(position, meta)
         made, self._delta, self._unflushed = self._delta, None, 0
         if made is not None:
-            made.seal(baseline)
+            try:
+                made.seal(baseline)
+            except BaseException:  # a full disk: it will be copied again
+                made.abandon()
+                raise
             delta.finish(self._directory, self._segment_bytes, self._alive)
             (self._directory / COPY_FILE).unlink(missing_ok=True)  # an unfinished one is of no more use
         else:
