@@ -280,6 +280,20 @@ def test_t19_two_new_servers_begin_with_the_primary() -> None:
         assert rig.state is state
 
 
+def test_a_new_server_discards_the_store_of_a_first_claim_that_was_cut_short() -> None:
+    rig = Rig(standing=Standing.NEW, position=at(Epoch(1, 3), 1))
+    rig.say(standing=Standing.NEW, epoch=Epoch(0, 0), position=NOWHERE, lineage=())
+    rig.run(300)
+    assert rig.state is State.STANDALONE
+    assert rig.asked(act.StandDown) == [act.StandDown(), act.StandDown(discard=True)]
+
+
+def test_a_new_server_with_a_store_that_was_written_to_is_behind() -> None:
+    rig = Rig(standing=Standing.NEW, position=at(Epoch(1, 3), 2))
+    rig.run(300)
+    assert rig.state is State.WAITING and rig.ha.durable.standing is Standing.BEHIND
+
+
 def test_a_server_without_a_peer_serves_at_once() -> None:
     rig = Rig(standing=Standing.NEW, peer=False)
     rig.peer.speaks = False

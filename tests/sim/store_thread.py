@@ -185,13 +185,10 @@ class StoreThread:
             case act.SaveFacts(facts):
                 return [*self._saving(facts, sync), (0, lambda: self._report(ev.FactsSaved())), mirror]
             case act.Claim():
-                return [
-                    (sync, self._settle),
-                    *self._saving(action.facts, sync),
-                    (sync, lambda: self._open_for(action)),
-                    (sync, lambda: self._claimed(action)),
-                    mirror,
-                ]
+                saving, opening = self._saving(action.facts, sync), (sync, lambda: self._open_for(action))
+                first = self.store is None and self._disk.position is None and not self.following
+                steps = [opening, *saving] if first else [*saving, opening]
+                return [(sync, self._settle), *steps, (sync, lambda: self._claimed(action)), mirror]
             case act.PairUp():
                 return [
                     *self._saving(action.facts, sync),
@@ -290,7 +287,10 @@ class StoreThread:
         if self.store is None:
             self._open()
         self._as_it_is = action.as_it_is
-        self._begin_epoch(action.epoch, Mode.SOLE, action.reason, action.peer_holds)
+        first = self._disk.position is None
+        txn = self._begin_epoch(action.epoch, Mode.SOLE, action.reason, action.peer_holds)
+        if first:
+            self._disk.write(txn.position, synced=True)  # SOLE is written next
         self._comes_upon_rot()
 
     def _open(self) -> None:

@@ -18,6 +18,7 @@ from zmqha.core.position import Epoch
 from zmqha.errors import StoreDamaged
 from zmqha.store import kept, writer
 from zmqha.store.journal import SEGMENT_FILES
+from zmqha.store.lmdb_store import LmdbStore
 from zmqha.store.node_state import SLOT_BYTES, STATE_FILE, NodeState
 from zmqha.store.page_file import STORE_FILE
 from zmqha.store.replica import COPY_FILE
@@ -118,6 +119,35 @@ def test_a_claim_that_has_no_room_writes_nothing(
     thread._do(Claim(FACTS, Epoch(1, 7), "elected", 0))
     assert isinstance(events[-1], NoRoom) and "no space" in events[-1].why
     assert not (tmp_path / STORE_FILE).exists() and not (tmp_path / STATE_FILE).exists()
+
+
+def test_sole_is_not_said_of_a_store_that_is_not_there_yet(
+    thread: StoreThread, events: list[Event], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(*_: object) -> NoReturn:
+        raise Died
+
+    with monkeypatch.context() as patch, pytest.raises(Died):
+        patch.setattr(LmdbStore, "begin_epoch", die)
+        thread._do(Claim(FACTS, Epoch(1, 7), "first start", 0))
+    assert NodeState(tmp_path / STATE_FILE).load() is None
+
+
+def test_an_epoch_is_not_begun_in_a_store_that_is_there_before_sole_is_said(
+    thread: StoreThread, events: list[Event], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(*_: object) -> NoReturn:
+        raise Died
+
+    thread._do(Claim(FACTS, Epoch(1, 7), "first start", 0))
+    thread._do(StandDown())
+    with monkeypatch.context() as patch, pytest.raises(Died):
+        patch.setattr(NodeState, "save", die)
+        thread._do(Claim(FACTS, Epoch(2, 7), "elected", 0))
+    thread._close_all()
+    thread._store = None
+    thread._do(StandDown())
+    assert isinstance(events[-1], Inspected) and events[-1].position.epoch == Epoch(1, 7)
 
 
 def test_a_claim_and_a_survey_give_signs_of_life(thread: StoreThread) -> None:

@@ -6,6 +6,7 @@ serves, takes its peer back, hands over, copies again. Somewhere on that way it 
 
 import re
 import shutil
+import signal
 import time
 from pathlib import Path
 
@@ -32,6 +33,14 @@ POINTS = tuple(
     )
 )
 OF_A_WHOLE_COPY = {"before_copy_reset", "before_copy_rename", "after_copy_rename"}  # only where there is no store to build on
+IN_A_FIRST_CLAIM = (
+    "after_lineage_commit",
+    "before_flush",
+    "after_flush",
+    "before_claim_state",
+    "after_claim_state",
+    "after_claim",
+)
 MAYBE = {"before_background_sync"}  # needs a full journal segment while following: reached or not, by chance
 RATE = 300
 
@@ -114,6 +123,20 @@ def run_points(cases: tuple[tuple[str, str], ...]) -> tuple[set[str], Verdict]:
         both.wait_in_sync()
         verdict = close_history(both, [producer], [reader])
     return reached, verdict
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("point", IN_A_FIRST_CLAIM)
+def test_a_new_pair_begins_whenever_its_first_claim_is_killed(point: str) -> None:
+    with pair() as both:
+        both.kill_both()
+        for server in both.servers.values():
+            shutil.rmtree(server.data)
+        both["b"].start()
+        both["a"].start(ZMQHA_CRASH_AT=point)
+        assert both["a"].wait() == -signal.SIGKILL
+        both["a"].start()
+        both.wait_in_sync()
 
 
 @pytest.mark.slow

@@ -124,7 +124,11 @@ class HA(Acts):
         self.store_present, self.store_fault, self.store_partial = event.present, event.fault, event.partial
         self.kept = event.kept
         self.step, self.no_room, self.store_halted = Step.NONE, "", False
-        if self.facts.standing is Standing.NEW and event.present:
+        if self.facts.standing is Standing.NEW and event.position.txn == 1:
+            # The very first claim was cut short: SOLE is written once its epoch is in the store, so nothing here was confirmed.
+            self.note("ha.discard", position=str(self.position))
+            self.inspect(now_ms, discard=True)
+        elif self.facts.standing is Standing.NEW and event.present:
             self.doubt("there is a store, but no node.state that belongs to it", now_ms)
         elif self.facts.standing in (Standing.PAIRED, Standing.SOLE) and (not event.present or event.fault):
             self.doubt(event.fault or "node.state says there is a store, but there is none", now_ms)

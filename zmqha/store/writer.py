@@ -276,9 +276,9 @@ class StoreThread(threading.Thread):
             return
         if followed is not None:
             self._position, sums = followed
-        crash_point("before_claim_state")
-        self._save(action.facts)
-        crash_point("after_claim_state")
+        first = self._store is None and self._position is None
+        if not first:
+            self._say_sole(action.facts)
         self._handover.close()
         (self._directory / COPY_FILE).unlink(missing_ok=True)  # an unfinished copy is of no more use
         opened = self._store is None
@@ -298,8 +298,15 @@ class StoreThread(threading.Thread):
             self._halt(error)
             return
         self._store.flush()
+        if first:  # not before: SOLE without a store would never serve again; nothing is confirmed before the answer (O1)
+            self._say_sole(action.facts)
         crash_point("after_claim")
         self._report(Claimed(shipment.position, self._store.lineage, image))
+
+    def _say_sole(self, facts: NodeFacts) -> None:
+        crash_point("before_claim_state")
+        self._save(facts)
+        crash_point("after_claim_state")
 
     def _pair_up(self, action: PairUp) -> None:
         if self._halted:
