@@ -4,6 +4,7 @@ Every process started here is ended here, by pid. Ports are taken from a block t
 """
 
 import contextlib
+import itertools
 import os
 import signal
 import socket
@@ -25,6 +26,8 @@ from zmqha.errors import ZmqhaError
 
 ROOT = Path(__file__).parents[2]
 READY_S = 20.0
+
+_pairs = itertools.count()
 
 
 class Gateway:
@@ -330,8 +333,8 @@ class Pair:
 
 
 def _free_ports(count: int) -> list[int]:
-    """A block of neighbouring free ports below the ephemeral range (bulk = peer + 1)."""
-    start = 20_000 + (os.getpid() * 37) % 9_000
+    """A block of neighbouring free ports below the ephemeral range (bulk = peer + 1), another one for each pair of this process."""
+    start = 20_000 + (os.getpid() * 37 + next(_pairs) * count) % 9_000
     for base in (*range(start, 29_900, count), *range(20_000, start, count)):
         if all(_is_free(port) for port in range(base, base + count)):
             return list(range(base, base + count))

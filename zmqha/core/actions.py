@@ -92,8 +92,8 @@ class PairUp(NamedTuple):
 
 class StandDown(NamedTuple):
     """Stop: active: close the store; passive: flush, apply and close the journal. Then look at what is there.
-    Answer: ``Inspected`` or ``NoRoom``. ``discard``: set the store aside first (the operator's ``resync --discard-own``);
-    ``KeepRefused`` before that if it could not be."""
+    Answer: ``Inspected`` or ``NoRoom``. ``discard``: set the store aside first (the operator's ``resync --discard-own``, or the rest of
+    a first start that was cut short); ``KeepRefused`` before that if it could not be."""
 
     discard: bool = False
 
