@@ -7,6 +7,7 @@ from zmqha.core import actions as act
 from zmqha.core.actions import ResetPath
 from zmqha.core.contact import LONG_AGO
 from zmqha.core.events import KeepRefused
+from zmqha.core.limits import EPOCH_LEAP
 from zmqha.core.lost_branch import LostBranch
 from zmqha.core.peer_protocol import NO_SESSION, Beat, Drop, Grant, Session, Standing, State, Sub
 from zmqha.core.position import NOWHERE, Epoch, Mode
@@ -262,6 +263,53 @@ def test_t6_the_operator_may_promote_and_it_is_written_down() -> None:
     rig.run(100)
     assert rig.state is State.STANDALONE
     assert "ann" in rig.ha.durable.audit[0]
+
+
+def claimed(rig: Rig) -> Epoch:
+    claim = rig.asked(act.Claim)[-1]
+    assert isinstance(claim, act.Claim)
+    return claim.epoch
+
+
+def test_o4_a_promotion_leaps_over_every_epoch_that_the_peer_may_have_served_alone_in() -> None:
+    """Clients that have seen a higher one would refuse this server for ever."""
+    rig = Rig()
+    rig.silence()
+    rig.run(100)
+    rig.ha.promote("ann", "today", rig.now_ms)
+    rig.run(50)
+    assert claimed(rig).counter == E2.counter + EPOCH_LEAP
+
+
+def test_o4_a_claim_is_above_the_epochs_that_a_copy_brought_too() -> None:
+    """node.state has not seen them: BEHIND, and the store is the copy of one that served alone several times."""
+    rig = Rig(
+        standing=Standing.PAIRED, epoch=E1, position=at(Epoch(6, 66), 9), lineage=(*LINE, entry(Epoch(6, 66), Mode.SOLE, 8))
+    )
+    rig.say(state=State.WAITING, standing=Standing.BEHIND, epoch=E1, position=at(Epoch(7, 77), 3))
+    rig.run(300)
+    assert claimed(rig).counter == 8, "and above what a peer without its node.state has in its store"
+
+
+@pytest.mark.parametrize(
+    ("standing", "peer", "leaps"),
+    [
+        (Standing.PAIRED, Standing.NEW, True), (Standing.PAIRED, Standing.BEHIND, False), (Standing.SOLE, Standing.NEW, False),
+        (Standing.PAIRED, Standing.PAIRED, False),
+    ],
+)  # fmt: skip
+def test_o4_t3_leaps_where_the_peers_disk_was_replaced(standing: Standing, peer: Standing, leaps: bool) -> None:
+    rig = Rig(standing=standing)
+    rig.say(state=State.WAITING, standing=peer, epoch=E1, position=NOWHERE)
+    rig.run(300)
+    assert (claimed(rig).counter > EPOCH_LEAP) is leaps
+
+
+def test_o4_t5_leaps_where_a_paired_server_resumes_without_its_peer() -> None:
+    rig = Rig(resume_alone=True)
+    rig.silence()
+    rig.run(4000)
+    assert claimed(rig).counter == E2.counter + EPOCH_LEAP
 
 
 def test_promote_is_refused_while_the_peer_serves() -> None:

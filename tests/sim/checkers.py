@@ -149,6 +149,11 @@ class Checkers:
         """Who serves now."""
         return [m.name for m in self._cluster.machines if m.process is not None and m.process.broker.ha.state in SERVING]
 
+    def clients_served(self) -> bool:
+        """Every client has a session with the one that serves: none refuses its epoch for a higher one that it has seen (O4)."""
+        serving = [at for at, machine in enumerate(self._cluster.machines) if machine.name in self.serving()]
+        return all([client.engine.failover.session] == serving for client in self._cluster.clients)
+
     def in_sync(self) -> bool:
         """One is ACTIVE and granted, the other PASSIVE."""
         states = {m.process.broker.ha.state: m.process.broker.ha for m in self._cluster.machines if m.process is not None}

@@ -7,6 +7,7 @@ slot).
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 from types import UnionType
 from typing import Any
 
@@ -14,7 +15,8 @@ from tests.sim.cluster import Cluster
 from tests.sim.network import LAN, PEER_LINK
 from tests.sim.server import Machine
 from zmqha.core import actions as act
-from zmqha.core.peer_protocol import State
+from zmqha.core.peer_protocol import Standing, State
+from zmqha.errors import ZmqhaError
 
 TICK_MS = 50
 CALM_RESET_MS = 2000  # between two forged resets
@@ -281,6 +283,30 @@ class Faults:
                 client.only = None
 
         cluster.world(f"A1 broken for {self._for(800, 5000, heal)} ms")
+
+    def _promote_stale(self, machine: Machine) -> bool:
+        """One that served alone dies, the other comes back without it and an operator promotes it; the dead one lives on, later.
+
+        Not one that holds a part of what the other confirmed alone: consumers would know offsets of that which it gives anew.
+        """
+        cluster, lone = self._cluster, self._cluster.serving
+        if lone is None or lone.process is None or lone.process.broker.ha.state is not State.STANDALONE or lone.peer.process:
+            return False
+        if lone.peer.disk.facts is None or lone.peer.disk.facts.standing is not Standing.PAIRED:
+            return False
+        lone.kill(notice=False)
+        lone.peer.start()
+        cluster.clock.after(cluster.random.randint(500, 1500), self._promote, lone.peer)
+        self._restart(lone, 2000, 6000)
+        return True
+
+    def _promote(self, machine: Machine) -> None:
+        if machine.process is None or machine.peer.process is not None or machine.frozen:
+            return
+        with suppress(ZmqhaError):
+            machine.process.broker.ha.promote("an operator", "now", machine.own_ms())
+            machine.process.wake()
+            self._cluster.happened("promoted")
 
     # --- machines -----------------------------------------------------------------------------------------------------------
 

@@ -179,9 +179,9 @@ def o3_paired_for_another_position(patch: Patch) -> None:
 def o4_the_epoch_stays_at_a_claim(patch: Patch) -> None:
     claim = Acts.claim
 
-    def broken(self: Acts, now_ms: int, reason: str) -> None:
+    def broken(self: Acts, now_ms: int, reason: str, *, unseen: bool = False) -> None:
         old = max(self.facts.epoch, self.epoch)
-        claim(self, now_ms, reason)
+        claim(self, now_ms, reason, unseen=unseen)
         if old.counter:
             self.facts = self.facts._replace(epoch=old)
             _last(self, Claim, facts=self.facts, epoch=old)
@@ -193,8 +193,8 @@ def o4_no_nonce(patch: Patch) -> None:
     """Two that claim at once have one epoch."""
     claim = Acts.claim
 
-    def broken(self: Acts, now_ms: int, reason: str) -> None:
-        claim(self, now_ms, reason)
+    def broken(self: Acts, now_ms: int, reason: str, *, unseen: bool = False) -> None:
+        claim(self, now_ms, reason, unseen=unseen)
         epoch = Epoch(self.facts.epoch.counter, 0)
         self.facts = self.facts._replace(epoch=epoch)
         _last(self, Claim, facts=self.facts, epoch=epoch)

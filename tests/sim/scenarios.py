@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from tests.sim.cluster import Cluster
 from tests.sim.network import PEER_LINK
-from tests.sim.seeds import settle
+from tests.sim.seeds import SERVED_MS, settle
 from tests.sim.violation import Violation
 from zmqha.core.peer_protocol import State
 
@@ -165,6 +165,73 @@ def two_branches(seed: int, consumer: int | None, during: Callable[[Cluster], No
     during(cluster)
     settle(cluster)
     return cluster
+
+
+def promoted_after_the_other_served_alone(seed: int = 1) -> None:
+    """a served alone, under more epochs than b can know, and is lost; an operator promotes b: clients must go along (O4)."""
+    cluster = _served_alone(seed, "a")
+    cluster.a.cut_power()
+    cluster.run(500)
+    cluster.b.start()
+    cluster.run(1500)
+    _promote(cluster, "b")
+
+
+def promoted_after_a_copy(seed: int = 1) -> None:
+    """Likewise; b has copied all of that, its node.state still names the epoch before, and it may serve only by an operator's word."""
+    cluster = _served_alone(seed, "a")
+    cluster.b.start()
+    process = cluster.b.process
+    assert process is not None
+    cluster.run_until(lambda: process.broker.follower.whole, 8000, "b has the whole copy", step_ms=1)
+    cluster.a.cut_power()
+    cluster.b.kill(notice=False)
+    cluster.run(300)
+    cluster.b.start()
+    cluster.run(1500)
+    _promote(cluster, "b")
+
+
+def replaced_after_it_served_alone(seed: int = 1) -> None:
+    """b served alone, then its disk is replaced: a begins with what it has, above the epochs that nobody remembers (O4)."""
+    cluster = _served_alone(seed, "b")
+    cluster.b.kill(notice=False)
+    cluster.b.disk.replace()
+    cluster.b.start()
+    cluster.a.start()
+    cluster.run_until(cluster.checkers.in_sync, 15_000, "the pair is in sync")
+    _serves_every_client(cluster)
+
+
+def _served_alone(seed: int, name: str) -> Cluster:
+    """The other one is dead, and this one was restarted a few times: an epoch each (T5). What it confirmed will be lost."""
+    cluster = Cluster(seed, delays=0, consumer=False, split=True)
+    lone = {"a": cluster.a, "b": cluster.b}[name]
+    cluster.form()
+    cluster.run(1000)
+    lone.peer.kill(notice=True)
+    cluster.run_until(_is(cluster, name, State.STANDALONE), 3000, f"{name} goes on alone")
+    for _ in range(seed % 3):
+        cluster.run(500)
+        lone.kill(notice=False)
+        cluster.run(200)
+        lone.start()
+        cluster.run_until(_is(cluster, name, State.STANDALONE), 5000, f"{name} resumes alone")
+    _serves_every_client(cluster)
+    return cluster
+
+
+def _promote(cluster: Cluster, name: str) -> None:
+    machine = {"a": cluster.a, "b": cluster.b}[name]
+    assert machine.process is not None
+    machine.process.broker.ha.promote("an operator", "now", machine.own_ms())
+    machine.process.wake()
+    cluster.run_until(_is(cluster, name, State.STANDALONE), 3000, f"{name} serves")
+    _serves_every_client(cluster)
+
+
+def _serves_every_client(cluster: Cluster) -> None:
+    cluster.run_until(cluster.checkers.clients_served, SERVED_MS, "every client has a session (O4)")
 
 
 def _serves_nobody(cluster: Cluster) -> None:

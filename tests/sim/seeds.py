@@ -9,6 +9,7 @@ from tests.sim.violation import Violation
 
 STALL_MS = 25_000  # a claim that began on a stalled disk: four syncs
 SERVE_MS = 6000  # after healing: exactly one serves (L2, plus what TCP and libzmq need to connect again)
+SERVED_MS = 8000  # a client asks again after a pause that doubles up to two seconds, of a server that it must reach first
 SYNC_MS = 15_000
 OPERATOR_MS = 2000  # for so long a server must ask before somebody comes
 CONSUME_MS = 15_000  # what a lost session holds comes back after limits.SESSION_SILENCE_MS
@@ -68,6 +69,7 @@ def settle(cluster: Cluster) -> None:
     if not checkers.serving():
         _promote_the_better_store(cluster)
         cluster.run_until(lambda: len(checkers.serving()) == 1, SERVE_MS, "the promoted server serves")
+    cluster.run_until(checkers.clients_served, SERVED_MS, "every client has a session (O4)", step_ms=50)
     for producer in cluster.producers:
         producer.stopped = True
     _pair_again(cluster)

@@ -13,7 +13,9 @@ from zmqha.core.merge import Merge
 from zmqha.core.peer_protocol import Salvaged, Standing
 from zmqha.core.salvage import Salvager
 
-SPLIT = {"break_a1": 6, "kill": 3, "kill_both": 1, "power": 1, "freeze": 1, "cut_link": 1, "client": 1}
+SPLIT = {
+    "break_a1": 6, "kill": 3, "kill_both": 1, "power": 1, "freeze": 1, "cut_link": 1, "client": 1, "promote_stale": 2,
+}  # fmt: skip
 SIDES = (0, 1, None)
 
 

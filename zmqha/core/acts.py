@@ -9,6 +9,7 @@ from random import Random
 from zmqha.core.actions import Action, Claim, Follow, KeepBranch, Note, PairUp, SaveFacts, SendControl, StandDown
 from zmqha.core.facts import NodeFacts
 from zmqha.core.guards import Guards
+from zmqha.core.limits import EPOCH_LEAP
 from zmqha.core.outbox import Outbox
 from zmqha.core.peer_protocol import (
     NO_SESSION,
@@ -41,9 +42,10 @@ class Acts(Guards, Outbox[Action]):
 
     # --- acts ---------------------------------------------------------------------------------------------------------------
 
-    def claim(self, now_ms: int, reason: str) -> None:
-        """Serve alone: SOLE(e+1) durable before the first lone confirmation (O1)."""
-        epoch = self._next_epoch()
+    def claim(self, now_ms: int, reason: str, *, unseen: bool = False) -> None:
+        """Serve alone: SOLE(e+1) durable before the first lone confirmation (O1). ``unseen``: the peer may have served alone, under
+        epochs that nobody here knows."""
+        epoch = self._next_epoch(EPOCH_LEAP if unseen else 1)
         self.facts = self.facts._replace(epoch=epoch, standing=Standing.SOLE, reason=reason, doubted=False)
         # Since when nobody served, as far as this node knows: an active server never stopped for its own clients.
         since = max(self.contact.contact_ms, self.started_ms)
@@ -62,10 +64,15 @@ class Acts(Guards, Outbox[Action]):
         self.enter(State.ACTIVE, reason, now_ms)
         self.actions.append(PairUp(self.facts, epoch, reason, self.peer_holds))
 
-    def _next_epoch(self) -> Epoch:
-        """Above every one that is known, the peer's too: a client that a loser served alone drops what is not above its epoch."""
-        peer_counter = self.contact.beat.epoch.counter if self.contact.beat else 0
-        return Epoch(max(self.facts.epoch.counter, self.epoch.counter, peer_counter) + 1, self.random.getrandbits(64))
+    def _next_epoch(self, step: int = 1) -> Epoch:
+        """Above every one that is known: a client that was served under a higher one would refuse this server for ever.
+
+        A copy brings the epochs of its source, which node.state has not seen; a peer that lost its node.state tells its store's.
+        """
+        peer = self.contact.beat
+        known = (self.facts.epoch, self.epoch, self.position.epoch, *(entry.epoch for entry in self.lineage[-1:]))
+        told = (peer.epoch, peer.position.epoch) if peer is not None else ()
+        return Epoch(max(known + told).counter + step, self.random.getrandbits(64))
 
     def follow(self, now_ms: int) -> None:
         self.merging = False

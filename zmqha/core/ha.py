@@ -261,7 +261,7 @@ class HA(Acts):
         self.damage_accepted = self.facts.standing is Standing.BEHIND
         act = f"{wall} promoted by {who} at {self.position}, peer lost"
         self.facts = self.facts._replace(audit=(*self.facts.audit, act)).bounded()
-        self.claim(now_ms, f"promoted by {who}")
+        self.claim(now_ms, f"promoted by {who}", unseen=True)
 
     def _only_while_waiting(self, what: str) -> None:
         if self.state is not State.WAITING:

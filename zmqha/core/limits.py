@@ -44,6 +44,7 @@ TABLE_PAGES_MAX = (
 )  # pages of a store that is compared (32 GiB): the table is 64 MiB in memory; a larger one is copied whole
 DIGEST_PAGES_MAX = 1 << 25  # a store of 128 GiB: the sums of its pages then take 256 MiB of memory; above it there is no digest
 LINEAGE_ENTRIES = 64  # kept epochs, among them the one in which the peer left
+EPOCH_LEAP = 1_000_000  # epochs that a peer may have begun unseen: weeks of one in two seconds; the counter is a u64 on the wire
 
 # --- merging after a divergence ---------------------------------------------------------------------------------------------
 SALVAGE_BYTES_TARGET = 256 * KIB  # small batches that travel, are rewritten and are stored together: a turn of the loop each

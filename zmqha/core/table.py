@@ -30,6 +30,11 @@ def _claims(reason: str) -> Callable[[Acts, int], None]:
     return lambda ha, now_ms: ha.claim(now_ms, reason)
 
 
+def _claims_again(reason: str) -> Callable[[Acts, int], None]:
+    """Of a server that waited: what its peer did meanwhile it may not know."""
+    return lambda ha, now_ms: ha.claim(now_ms, reason, unseen=ha.peer_cannot_tell(now_ms))
+
+
 def _falls(reason: str) -> Callable[[Acts, int], None]:
     return lambda ha, now_ms: ha.fall(now_ms, reason)
 
@@ -130,7 +135,7 @@ TABLE: tuple[Row, ...] = (
     Row("T14 again", (_A,), Acts.right_curable, lambda ha, now: ha.pair_up(now, "rights restored"),
         "one of the two lost its right, both gateways answer again", "ACTIVE, new epoch",
         "the doubt is over, both hold everything"),
-    Row("alone", (_W,), Acts.needs_no_peer, _claims("no peer is configured"),
+    Row("alone", (_W,), Acts.needs_no_peer, _claims_again("no peer is configured"),
         "one server is configured", "STANDALONE",
         "one server: development, or growing later"),
     Row("T2 lost", (_W,), Acts.lost_against_peer, _records_loss,
@@ -146,13 +151,13 @@ TABLE: tuple[Row, ...] = (
         "diverged, BEHIND on the disk, on_divergence = \"merge\" or an operator's order, fresh contact, the peer says STANDALONE",
         "unchanged, merging",
         "what only this store holds goes to the winner before a page is overwritten"),
-    Row("T3", (_W,), Acts.elected, _claims("elected: the better store of two that wait"),
+    Row("T3", (_W,), Acts.elected, _claims_again("elected: the better store of two that wait"),
         "both wait in fresh contact, this store is the better one", "STANDALONE",
         "both facts are on the table; ranks cannot tie"),
     Row("T19", (_W,), Acts.first_start, _claims("first start of a new pair"),
         "both have never held data, this is the primary", "STANDALONE",
         "two empty servers, the primary begins"),
-    Row("T5", (_W,), Acts.resumes_alone, _claims("resumed alone: the disk says SOLE, the gateway answers"),
+    Row("T5", (_W,), Acts.resumes_alone, _claims_again("resumed alone: the disk says SOLE, the gateway answers"),
         f"SOLE, up for {seconds(REJOIN_MS)}, nobody heard, the gateway answers for {{decide_ms}} without a break", "STANDALONE",
         "nobody else may hold newer data"),
 )

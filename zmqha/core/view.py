@@ -254,6 +254,12 @@ class View:
         behind = peer is not None and peer.standing is Standing.BEHIND and peer.epoch.counter > self.facts.epoch.counter
         return behind and self.facts.standing is Standing.PAIRED
 
+    def peer_cannot_tell(self, now_ms: int) -> bool:
+        """The peer may have served alone after this server was in sync, and nobody says under which epochs: its disk was replaced, or
+        it is not there (``resume_alone`` = "available", or no peer any more in the configuration)."""
+        peer = self.contact.beat if self.fresh(now_ms) else None
+        return self.facts.standing is Standing.PAIRED and (peer is None or peer.standing is Standing.NEW)
+
     def neither_may_serve(self) -> bool:
         """Both wait, and neither store may be used by itself: only an operator can end that."""
         peer, unfit = self.contact.beat, (Standing.NEW, Standing.BEHIND)
