@@ -525,6 +525,24 @@ def test_a_passive_whose_full_disk_takes_not_even_its_journal_stays_what_it_is_a
     assert rig.ha.held.position == rig.position != NOWHERE
 
 
+def test_a_claim_that_finds_no_room_is_followed_by_one_look_at_the_store_however_long_that_takes() -> None:
+    """Applying a journal on a full disk takes its time; a second answer would come when nothing waits for it."""
+    rig = Rig(primary=False)
+    rig.silence()
+    rig.run(100)
+    rig.no_room = True
+    rig.ha.promote("ann", "today", rig.now_ms)
+    rig.run(20)
+    assert (rig.state, rig.ha.step, rig.ha.facts.standing) == (State.WAITING, Step.INSPECT, Standing.PAIRED)
+    looks = len(rig.asked(act.StandDown))
+    rig.store_answers = rig.no_room = False
+    rig.run(3000)
+    assert len(rig.asked(act.StandDown)) == looks
+    rig.store_answers = True
+    rig.run(100)
+    assert rig.ha.step is Step.NONE
+
+
 def test_a_server_that_waits_for_disk_space_can_be_stopped() -> None:
     rig = Rig(primary=False).passive()
     rig.no_room = True

@@ -184,6 +184,8 @@ class StoreThread:
                 return [(quick, lambda: self._journal(chunks)), (sync, self._flush)]
             case act.SaveFacts(facts):
                 return [*self._saving(facts, sync), (0, lambda: self._report(ev.FactsSaved())), mirror]
+            case act.Claim() if self.speed.full and self.store is None and self._random.random() < 0.5:
+                return [(sync, lambda: self._report(ev.NoRoom("the disk is full, says the simulation")))]
             case act.Claim():
                 saving, opening = self._saving(action.facts, sync), (sync, lambda: self._open_for(action))
                 first = self.store is None and self._disk.position is None and not self.following

@@ -137,7 +137,8 @@ class HA(Acts):
         """The own store is good and cannot be brought up to date: the disk is full. It stays what it is, and is looked at again."""
         if self.step is Step.CLAIM:
             self.facts = self.durable
-            self.fall(now_ms, why)
+            self.fall(now_ms, why)  # and looks: what that finds is the next answer
+            return
         self.no_room, self.no_room_ms = why, now_ms
         self.enter(State.WAITING, why, now_ms)
 
