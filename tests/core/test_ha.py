@@ -320,6 +320,18 @@ def test_promote_is_refused_while_the_peer_serves() -> None:
         rig.ha.promote("ann", "today", rig.now_ms)
 
 
+def test_promote_is_refused_while_the_peer_is_heard_to_serve_though_it_does_not_hear_this_server() -> None:
+    rig = Rig()
+    rig.say(state=State.STANDALONE, standing=Standing.SOLE, epoch=E3, hears=False)
+    rig.peer.echoes = False
+    rig.run(1000)
+    with pytest.raises(OperationFailed, match="the peer is there"):
+        rig.ha.promote("ann", "today", rig.now_ms)
+    rig.silence()
+    rig.run(1000)
+    rig.ha.promote("ann", "today", rig.now_ms)
+
+
 def test_t19_two_new_servers_begin_with_the_primary() -> None:
     for primary, state in ((True, State.STANDALONE), (False, State.WAITING)):
         rig = Rig(standing=Standing.NEW, primary=primary)

@@ -247,7 +247,8 @@ class HA(Acts):
         """The operator's way round T6, audited: serve although the peer may hold newer messages."""
         self._only_while_waiting("promoted")
         peer = self.contact.beat
-        if peer is not None and self.fresh(now_ms) and (peer.state is not State.WAITING or peer.sub is Sub.CLAIMING):
+        there = self.fresh(now_ms) or self.heard(now_ms)  # it may serve clients and not hear this server
+        if peer is not None and there and (peer.state is not State.WAITING or peer.sub is Sub.CLAIMING):
             raise OperationFailed(
                 f"the peer is there and {peer.state}",
                 cause="promoting this server could make two actives",
