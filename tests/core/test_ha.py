@@ -718,6 +718,33 @@ def test_o3_paired_is_durable_before_the_server_says_passive() -> None:
     assert rig.ha.durable.standing is Standing.BEHIND
 
 
+@pytest.mark.parametrize("meanwhile", ["contact breaks", "the peer begins a session", "the peer goes on alone", "nothing"])
+def test_i3_a_grant_that_was_overtaken_while_it_was_being_written_is_not_taken(meanwhile: str) -> None:
+    """The peer may have confirmed alone since: this server must not hold the right to take over."""
+    rig = Rig(primary=False).copying()
+    granted = at(Epoch(4, 44), 13)
+    rig.ha.advanced(granted)
+    rig.say(state=State.ACTIVE, sub=Sub.GRANTING, standing=Standing.PAIRED, epoch=granted.epoch, position=granted)
+    rig.hear(Grant(rig.peer.session, rig.ha.contact.session, granted))
+    rig.store_answers = False
+    rig.run(100)
+    assert rig.ha.step is Step.ACCEPT
+    match meanwhile:
+        case "contact breaks":
+            rig.silence()
+            rig.run(800)
+            rig.peer.speaks = rig.peer.echoes = True
+        case "the peer begins a session":
+            rig.say(session=Session(7, 2), seq=0)
+        case "the peer goes on alone":
+            rig.say(state=State.STANDALONE, standing=Standing.SOLE, epoch=Epoch(5, 55))
+    rig.run(200)
+    assert rig.ha.fresh(rig.now_ms)
+    rig.ha.facts_saved(rig.now_ms)
+    assert rig.ha.right is (meanwhile == "nothing")
+    assert rig.state is (State.PASSIVE if meanwhile == "nothing" else State.WAITING)
+
+
 @pytest.mark.parametrize("lost", [{"state": State.WAITING}, {"session": Session(7, 2), "seq": 0}, {"epoch": Epoch(9, 9)}])
 def test_t16_a_copy_whose_source_is_lost_or_began_anew_starts_over(lost: dict[str, object]) -> None:
     rig = Rig(primary=False).copying()

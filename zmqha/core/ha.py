@@ -160,12 +160,11 @@ class HA(Acts):
             assert self.accepting is not None
             self.kept = KeptBranch()  # the copy is another file
             self.epoch, self.position = self.accepting.epoch, self.accepting
-            still = not self.gap_seen and self.accept_session == self.contact.session and self.contact.peer_session != NO_SESSION
-            if still and self.fresh(now_ms):
+            if not self.gap_seen and self.grant_stands(now_ms):
                 self.right = True
                 self.enter(State.PASSIVE, "in sync", now_ms)
             else:
-                self.fall(now_ms, "contact was lost while the grant was being written")
+                self.fall(now_ms, "the active was lost while its grant was being written")
 
     def claimed(self, position: Position, lineage: Lineage, now_ms: int) -> None:
         """SOLE and the lineage record are durable: serve."""
@@ -360,7 +359,8 @@ class HA(Acts):
             return
         if self.state is State.PASSIVE and grant.position.epoch == self.epoch:
             return
-        self.accepting, self.accept_session = grant.position, self.contact.session
+        self.accepting, self.accept_ms = grant.position, now_ms
+        self.accept_sessions = self.contact.session, self.contact.peer_session
         self.facts = self.facts._replace(epoch=grant.position.epoch, standing=Standing.PAIRED, reason="in sync", doubted=False)
         self.step = Step.ACCEPT
         self.actions.append(SaveFacts(self.facts))

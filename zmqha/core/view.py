@@ -134,7 +134,8 @@ class View:
         self.store_halted = False  # the store thread does nothing more with the open store: a commit came upon damage
         self.dead_since_ms: int | None = None
         self.accepting: Position | None = None
-        self.accept_session = NO_SESSION
+        self.accept_sessions = (NO_SESSION, NO_SESSION)  # the own and the active's when its grant came
+        self.accept_ms = LONG_AGO
         self.source_session = NO_SESSION  # PASSIVE_SYNC: the peer's session that feeds this node
         self.source_epoch = NO_EPOCH  # and the lone epoch in which it began to
         self.lost_session = NO_SESSION  # the peer's session at the last loss of contact: a flap if it is heard again
@@ -343,6 +344,13 @@ class View:
         # It gave up pairing and went on alone: it feeds nobody any more.
         went_on = peer.state is State.STANDALONE and peer.epoch != self.source_epoch
         return peer.state not in SERVING or went_on
+
+    def grant_stands(self, now_ms: int) -> bool:
+        """Since the grant came the two have heard each other all the time: who granted it could not go on alone meanwhile (I3)."""
+        contact = self.contact
+        unbroken = self.fresh(now_ms) and contact.unbroken_since_ms <= self.accept_ms
+        same = self.accept_sessions == (contact.session, contact.peer_session)
+        return unbroken and same and self.peer_state() is State.ACTIVE
 
     def chain_differs(self, now_ms: int) -> bool:
         """The active stands at the same transaction of the same epoch with other bytes: this copy is not a copy."""
