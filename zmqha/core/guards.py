@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from zmqha.core.contact import LONG_AGO
 from zmqha.core.peer_protocol import Standing, State, Sub
-from zmqha.core.timers import HAND_OVER_MS, REJOIN_MS, T20_PAUSE_MS
+from zmqha.core.timers import HAND_OVER_MS, T20_PAUSE_MS
 from zmqha.core.view import ANSWERS_NEEDED, KEEP_AGAIN_MS, PAIRED_ROLES, View, rank
 
 Guard = Callable[..., bool]  # of (HA, now_ms)
@@ -215,8 +215,9 @@ class Guards(View):
             _last_heard,
         ),
         Condition(
-            f"this server is up for {seconds(REJOIN_MS)}, so that both ends had the time to connect",
-            lambda view, now_ms: now_ms - view.started_ms > REJOIN_MS,
+            "this server is up for so long that both ends had the time to connect",
+            lambda view, now_ms: now_ms - view.started_ms > view.timers.rejoin_ms,
+            lambda view, now_ms: f"{seconds(view.timers.rejoin_ms)} are needed",
         ),
         Condition(
             "no gateway probe failed for {decide_ms}",

@@ -11,10 +11,6 @@ from zmqha.core.peer_protocol import Beat, Control, Drop, Echo, Grant, Hello
 from zmqha.core.timers import FAST_BEAT_MS, Timers
 from zmqha.core.vote import Vote
 
-RESET_PERIOD_MS = (
-    1000  # a path without contact is rebuilt this often: both ends must do it, and each rebuild needs time to connect
-)
-
 
 class Pulse(Outbox[Action]):
     """Sends and hears what keeps contact; owned by ``HA``."""
@@ -66,11 +62,12 @@ class Pulse(Outbox[Action]):
         """Probe and rebuild what is due."""
         if now_ms >= self._probe_ms + self._probe_period_ms(now_ms):
             self.probe_now(now_ms)
+        reset_ms = self.timers.reset_ms
         for index, path in enumerate(self.contact.paths):
             # A new session, own or the peer's, begins without contact; the connection that brought it is well.
             contact_ms = max(path.contact_ms, self.contact.opened_ms)
-            deaf = now_ms - path.heard_ms > self.timers.lost_ms or now_ms - contact_ms > RESET_PERIOD_MS
-            if deaf and now_ms - path.reset_ms > RESET_PERIOD_MS:
+            deaf = now_ms - path.heard_ms > self.timers.lost_ms or now_ms - contact_ms > reset_ms
+            if deaf and now_ms - path.reset_ms > reset_ms:
                 self.reset(index, now_ms)
 
     def reset(self, index: int, now_ms: int) -> None:

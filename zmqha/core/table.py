@@ -10,7 +10,7 @@ from typing import NamedTuple
 from zmqha.core.acts import Acts
 from zmqha.core.guards import seconds
 from zmqha.core.peer_protocol import State
-from zmqha.core.timers import HAND_OVER_MS, REJOIN_MS
+from zmqha.core.timers import HAND_OVER_MS
 from zmqha.core.view import Leaving
 
 
@@ -158,7 +158,7 @@ TABLE: tuple[Row, ...] = (
         "both have never held data, this is the primary", "STANDALONE",
         "two empty servers, the primary begins"),
     Row("T5", (_W,), Acts.resumes_alone, _claims_again("resumed alone: the disk says SOLE, the gateway answers"),
-        f"SOLE, up for {seconds(REJOIN_MS)}, nobody heard, the gateway answers for {{decide_ms}} without a break", "STANDALONE",
+        "SOLE, up for long enough to be connected, nobody heard, the gateway answers for {decide_ms} without a break", "STANDALONE",
         "nobody else may hold newer data"),
 )
 # fmt: on

@@ -12,6 +12,9 @@ FAST_BEAT_MS = 50  # heartbeat period while contact is older than fresh_ms: a sh
 SLACK_MS = 300  # three gateway answers must fit between fresh_ms and decide_ms
 HAND_OVER_MS = 2000  # T12: how long a leaving server waits for its last acknowledgement and for the other to serve
 T20_PAUSE_MS = 60_000  # T20: at most one hand-over for a silent gateway in this time
+RESET_PERIOD_MS = (
+    1000  # a path without contact is rebuilt this often: both ends must do it, and each rebuild needs time to connect
+)
 REJOIN_MS = 2000  # until both ends have rebuilt a path after a cut: RESET_PERIOD_MS, an unanswered SYN, a pause
 CALM_MS = 600_000  # after this long without a flap the link counts as calm again
 FLAP_MS_MAX = 60_000  # cap of the doubling flap_stable_ms
@@ -36,6 +39,16 @@ class Timers:
     slow_ms: int = 2000  # oldest unacknowledged shipment: the peer is dropped by agreement
     stable_ms: int = 1000  # contact must hold this long before pairing, after the peer's process restarted
     flap_stable_ms: int = 5000  # and after a flap of the link; doubles up to FLAP_MS_MAX
+
+    @property
+    def reset_ms(self) -> int:
+        """RESET_PERIOD_MS, where heartbeats come that often: a path that is rebuilt before the next one is never well."""
+        return max(RESET_PERIOD_MS, self.lost_ms)
+
+    @property
+    def rejoin_ms(self) -> int:
+        """REJOIN_MS, likewise."""
+        return REJOIN_MS - RESET_PERIOD_MS + self.reset_ms
 
     def check(self) -> None:
         """Raises ConfigError naming the first broken relation."""

@@ -25,7 +25,7 @@ from zmqha.core.peer_protocol import (
 )
 from zmqha.core.position import NO_EPOCH, NOWHERE, Epoch, Fork, Lineage, Position, fork
 from zmqha.core.pulse import Pulse
-from zmqha.core.timers import REJOIN_MS, Timers
+from zmqha.core.timers import Timers
 from zmqha.core.vote import Vote
 
 SERVING = (State.ACTIVE, State.STANDALONE)
@@ -247,7 +247,7 @@ class View:
         Without this A1 is false for a while after every LAN cut: the gateway answers both servers at once, TCP needs seconds.
         """
         failed_ms = self.vote.last_failed_ms
-        return failed_ms is None or now_ms - failed_ms > REJOIN_MS + self.timers.decide_ms
+        return failed_ms is None or now_ms - failed_ms > self.timers.rejoin_ms + self.timers.decide_ms
 
     def peer_lost_newer(self) -> bool:
         """The peer served after this node was in sync, and cannot use its store any more: what it confirmed then is not here (I3)."""
