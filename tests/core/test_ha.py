@@ -138,6 +138,27 @@ def test_a_promotion_ends_a_discard_that_waits_for_room() -> None:
     assert rig.state is State.STANDALONE and not branch.discarding
 
 
+def test_a_branch_that_could_not_be_counted_is_counted_again_and_that_answers_no_other_order() -> None:
+    """The policy is to wait for an operator; he asks what a merge would bring."""
+    rig = diverged(merges=False)
+    branch, order = LostBranch(rig.ha), act.KeepBranch(7, keep=False)
+
+    def asks(for_ms: int) -> int:
+        for _ in range(for_ms // 100):
+            rig.run(100)
+            branch.tick(rig.now_ms)
+        return branch.take_actions().count(order)
+
+    assert asks(1000) == 1
+    branch.receive(KeepRefused(StoreFull("no room"), order), rig.now_ms)
+    assert asks(KEEP_AGAIN_MS) == 0 and "no room" in branch.uncounted
+    assert asks(200) == 1
+    rig.ha.merge()
+    rig.run(50)
+    branch.receive(KeepRefused(StoreFull("no room"), order), rig.now_ms)
+    assert rig.ha.step is Step.KEEP, "the order to keep it has not been answered"
+
+
 def test_t2_merge_ends_when_the_kept_store_cannot_be_read_and_is_tried_again_later() -> None:
     rig = diverged()
     rig.ha.branch_kept()

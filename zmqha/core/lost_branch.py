@@ -6,6 +6,7 @@ drops what the store thread says of a branch that this server has left meanwhile
 
 from zmqha.core.actions import Action, KeepBranch, ReadBranch, SettleBranch, StandDown
 from zmqha.core.branch import Survey
+from zmqha.core.contact import LONG_AGO
 from zmqha.core.events import KeepRefused, SalvagePart, SalvageSettled, Surveyed
 from zmqha.core.ha import HA
 from zmqha.core.outbox import Outbox
@@ -22,6 +23,8 @@ class LostBranch(Outbox[Action]):
         self._ha = ha
         self.salvager = Salvager(ha.timers, ha.contact)
         self._surveying = False
+        self._uncounted_ms = LONG_AGO
+        self.uncounted = ""  # why it could not be counted, the last time
         self._discard_refused_ms: int | None = None
         self.survey: Survey | None = None  # what would be handed over; None: nothing lost, or not counted yet
 
@@ -44,7 +47,7 @@ class LostBranch(Outbox[Action]):
         ha = self._ha
         match event:
             case Surveyed(survey, kept):
-                self.survey, self._surveying = survey, False
+                self.survey, self._surveying, self.uncounted = survey, False, ""
                 if kept and ha.step is Step.KEEP:
                     ha.branch_kept()
             case KeepRefused(error, order):
@@ -68,11 +71,14 @@ class LostBranch(Outbox[Action]):
         salvager.tick(now_ms)
         self._discard_again(now_ms)
         if not ha.merging:
-            self._count()
+            self._count(now_ms)
 
     def _refused(self, order: KeepBranch | ReadBranch | SettleBranch | StandDown, reason: str, now_ms: int) -> None:
         """It is tried again: a disk that was full may have room."""
         ha = self._ha
+        if isinstance(order, KeepBranch) and not order.keep:
+            self._surveying, self.uncounted, self._uncounted_ms = False, reason, now_ms
+            return
         if isinstance(order, KeepBranch | ReadBranch):
             if ha.step is Step.KEEP or ha.merging:
                 ha.keep_failed(reason, now_ms)
@@ -97,12 +103,14 @@ class LostBranch(Outbox[Action]):
         if stands:
             ha.resync(now_ms)
 
-    def _count(self) -> None:
+    def _count(self, now_ms: int) -> None:
         ha = self._ha
         if ha.diverged is None or ha.state is not State.WAITING:
-            self.survey, self._surveying = None, False
+            self.survey, self._surveying, self.uncounted = None, False, ""
         elif ha.store_doubted:
             return  # a damaged store is opened only by an operator's order
+        elif self.uncounted and now_ms - self._uncounted_ms <= KEEP_AGAIN_MS:
+            return
         elif self.survey is None and not self._surveying and ha.step is Step.NONE and ha.durable.standing is Standing.BEHIND:
             self._surveying = True
             self.actions.append(KeepBranch(ha.diverged.common_txn, keep=False))

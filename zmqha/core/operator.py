@@ -263,8 +263,8 @@ class Operator:
         if survey is None:
             raise Unfinished(
                 "what this branch holds is still being counted",
-                cause="the divergence was just noticed",
-                cure="try again in a second",
+                cause=broker.lost_branch.uncounted or "the divergence was just noticed",
+                cure="try again in a few seconds",
             )
         return {
             "server": ha.identity.node_id,
