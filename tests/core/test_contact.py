@@ -3,6 +3,7 @@
 from tests.core.ha_rig import E2, LINE, at
 from zmqha.core.contact import LONG_AGO, Contact, Path
 from zmqha.core.peer_protocol import NO_SESSION, Beat, Echo, Hello, Session, Standing, State, Sub
+from zmqha.core.timers import AVOID_MS
 
 LOST_MS = 600
 MINE, THEIRS = Session(5, 1), Session(7, 1)
@@ -95,6 +96,27 @@ def test_a_foreign_cluster_or_node_is_no_contact_and_is_named() -> None:
         assert not it.hear_hello(0, stranger, 1000, LOST_MS)
     assert it.heard_ms == LONG_AGO
     assert it.foreign == "c of cluster cf"
+
+
+def test_a_path_on_which_bulk_stood_still_is_avoided_for_a_while_where_there_is_a_way_round() -> None:
+    it = contact()
+
+    def way_round(stuck: int, now_ms: int, *well: int) -> int | None:
+        for path in well:
+            it.paths[path].contact_ms = now_ms
+        return it.way_round(stuck, now_ms, LOST_MS)
+
+    assert way_round(0, 1000, 0) is None and way_round(0, 9000, 1) is None, "no other one; a lost one is no stuck one"
+    assert it.best_path(9000, LOST_MS) == 1
+    assert way_round(0, 20_000, 0, 1) == it.best_path(20_000, LOST_MS) == 1
+    assert way_round(1, 30_000, 0, 1) is None, "not to and fro: it is something else"
+    assert it.best_path(30_000, LOST_MS) == 1
+    it.paths[0].contact_ms = it.paths[1].contact_ms = 20_001 + AVOID_MS
+    assert it.best_path(20_001 + AVOID_MS, LOST_MS) == 0
+    it.paths[0].stuck_ms = 1 << 40
+    assert it.best_path(1 << 40, LOST_MS) is None
+    it.paths[0].contact_ms = 1 << 40
+    assert it.best_path(1 << 40, LOST_MS) == 0, "better than none"
 
 
 def test_the_first_path_with_contact_is_best() -> None:

@@ -8,6 +8,7 @@ from zmqha.core.contact import Contact, Path
 from zmqha.core.events import Journalled, TablePart
 from zmqha.core.follower import HOME_MS, Follower
 from zmqha.core.peer_protocol import (
+    Beat,
     CopyBegin,
     CopyEnd,
     CopyPages,
@@ -16,7 +17,10 @@ from zmqha.core.peer_protocol import (
     Held,
     Piece,
     Session,
+    Standing,
+    State,
     Stored,
+    Sub,
     Table,
     TableWanted,
     Way,
@@ -205,3 +209,45 @@ def test_a_table_is_read_when_it_is_wanted_and_sent_in_pieces() -> None:
     assert follower.take_actions() == [ReadTable(1, False)]
     follower.table_part(TablePart(1, 0, b"\1" * 8, True))
     assert follower.take_actions() == [SendBulk(None, Table(MINE, THEIRS, 1, 0, True), (b"\1" * 8,))]
+
+
+def moved(follower: Follower, until_ms: int, *, busy: bool = False) -> list[int]:
+    """When it moved to the LAN; heartbeats pass on both paths."""
+    moves = []
+    for now_ms in range(1000, until_ms, 100):
+        for path in follower._contact.paths:
+            path.contact_ms = now_ms
+        follower.tick(now_ms, busy=busy)
+        moves += [now_ms for action in follower.take_actions() if action == ConnectBulk(1)]
+    return moves
+
+
+@pytest.mark.parametrize("stage", ["nothing", "the table", "pages"])
+def test_a_copy_of_which_nothing_comes_though_heartbeats_pass_goes_round_that_path(stage: str) -> None:
+    """A closed port, or a hole in the MTU: small frames come, and no pages."""
+    follower = following()
+    if stage == "the table":
+        follower.hear(TableWanted(THEIRS, MINE, 1, False), (), 500)
+        assert moved(follower, 60_000) == [], "this node reads its own pages"
+        follower.table_part(TablePart(1, 0, b"", True))
+    if stage == "pages":
+        follower.hear(CopyBegin(THEIRS, MINE, 1, 4096, 2), (), 500)
+        assert moved(follower, 60_000, busy=True) == [], "what has come is being written"
+    moves = moved(follower, 100_000)
+    assert len(moves) == 1 and follower._path == 1, "and not to and fro"
+    follower.stop()
+    follower.start(MINE, THEIRS, Held(), 100_000)
+    assert follower._path == 1, "the next copy does not try it again at once"
+
+
+def test_a_source_that_finds_out_what_is_to_be_sent_is_waited_for_longer() -> None:
+    follower = following()
+    follower._contact.beat = Beat(
+        THEIRS, 1, 0, State.STANDALONE, Sub.NONE, "", Standing.SOLE, E2, at(E2, 9), False, True, True, 0, True, (MINE, 1), MINE
+    )  # fmt: skip
+    assert moved(follower, 10_000) == []
+    assert moved(follower, 20_000)
+
+
+def test_who_has_the_whole_copy_does_not_move_for_want_of_news() -> None:
+    assert moved(whole(), 60_000) == []

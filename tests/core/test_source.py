@@ -22,6 +22,7 @@ from zmqha.core.peer_protocol import (
 from zmqha.core.position import NOWHERE, Position
 from zmqha.core.shipment import Shipment
 from zmqha.core.source import Phase, Source
+from zmqha.core.timers import TABLE_SLOW_MS
 
 MINE, THEIRS = Session(5, 1), Session(7, 1)
 
@@ -208,14 +209,26 @@ def test_what_the_follower_holds_goes_to_the_store_and_its_table_when_the_store_
     begin = source.take_actions()[0]
     assert isinstance(begin, CopyOut)
     assert begin.held == Held(at(E2, 5))
-    source.table_needed(TableNeeded(begin.copy, False))
+    source.table_needed(TableNeeded(begin.copy, False), 10)
     assert sent(source) == [TableWanted(MINE, THEIRS, 1, False)]
-    source.table(b"r1", Table(THEIRS, MINE, 1, 0, True), b"12345678")
-    source.table(b"r2", Table(THEIRS, MINE, 1, 0, True), b"of an older connection")
-    source.table(b"r1", Table(THEIRS, MINE, 7, 0, True), b"for another copy")
+    source.table(b"r1", Table(THEIRS, MINE, 1, 0, True), b"12345678", 20)
+    source.table(b"r2", Table(THEIRS, MINE, 1, 0, True), b"of an older connection", 20)
+    source.table(b"r1", Table(THEIRS, MINE, 7, 0, True), b"for another copy", 20)
     assert source.take_actions() == [TakeTable(begin.copy, 0, b"12345678", True)]
     source.copy_begun(CopyBegun(begin.copy, 4096, 2, Way.DELTA))
     assert sent(source) == [CopyBegin(MINE, THEIRS, 1, 4096, 2, Way.DELTA)]
+
+
+def test_a_table_that_does_not_come_is_overdue_after_the_time_that_reading_a_piece_may_take() -> None:
+    source = Source()
+    source.follow(b"r1", Follow(THEIRS, MINE, NOWHERE, 1, Held(at(E2, 5))), 0)
+    assert source.overdue_ms(99_999) == 0, "the own store has not answered"
+    source.table_needed(TableNeeded(1, False), 1000)
+    source.table(b"r1", Table(THEIRS, MINE, 1, 0, False), b"12345678", 50_000)
+    assert not source.too_slow(50_000 + TABLE_SLOW_MS, 2000)
+    assert source.too_slow(50_001 + TABLE_SLOW_MS, 2000)
+    source.table(b"r1", Table(THEIRS, MINE, 1, 9, True), b"12345678", 60_000)
+    assert source.overdue_ms(999_999) == 0, "the own store compares"
 
 
 def test_the_next_round_waits_until_the_follower_has_made_the_last_one_its_store() -> None:

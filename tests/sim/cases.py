@@ -17,7 +17,7 @@ CASES: dict[int, tuple[str, tuple[str, ...]]] = {
     9: ("one-way loss from the passive on all paths", ("deaf_active.txt",)),
     10: ("a lossy peer link", ("lossy_link.txt",)),
     11: ("a slow peer link", ("slow_link.txt", "very_slow_link.txt")),
-    12: ("large packets vanish", ("hole_in_the_mtu.txt",)),
+    12: ("large packets vanish", ("hole_in_the_mtu.txt", "hole_in_the_mtu_stays.txt")),
     13: ("the active is stopped and goes on", ("freeze_active.txt",)),
     14: ("the passive is stopped and goes on", ("freeze_passive.txt",)),
     15: ("a machine is suspended", ("suspended_active.txt", "suspended_passive.txt")),

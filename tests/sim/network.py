@@ -39,6 +39,7 @@ class Cables:
         self.loss = [0.0, 0.0]  # per path: this share of all packets
         self.slow_ms = [0, 0]  # per path: this much later
         self.hole = [0, 0]  # per path: packets of full size vanish
+        self.bulk_closed = [0, 0]  # per path: nothing listens on the port for pages
         self.client_out: defaultdict[str, int] = defaultdict(int)  # LAN between this machine and clients only
 
     def pass_frame(self, path: int, sender: str, receiver: str) -> bool:

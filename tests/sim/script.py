@@ -7,6 +7,7 @@
     kill a 4 into PairUp          4 ms after this step went to the store (also power, freeze; Claim, Commit, Journal, ...)
     cut link | cut link from a | cut lan a | cut lan from a | cut switch | cut switch from a | cut clients a       heal ...
     lose link 30 | lose lan 30 | slow link 400 | hole link | reset both 200                 (0, and mend link, end them)
+    close bulk link               its port for pages; open bulk link ends it
     mute gateway | answer gateway | mute gateway for a | answer gateway for a
     stall disk a 1500 | stall a 1500 inside Claim | fill disk a | free disk a | lie disk a | replace disk a
     save disk a | restore disk a | tear node.state a
@@ -110,6 +111,8 @@ def _cables(cluster: Cluster, words: list[str]) -> bool:
             cables.slow_ms[PATHS[path]] = int(by_ms)
         case ["hole" | "mend" as verb, "link"]:
             cables.hole[PEER_LINK] = int(verb == "hole")
+        case ["close" | "open" as verb, "bulk", "link"]:
+            cables.bulk_closed[PEER_LINK] = int(verb == "close")
         case ["reset", "both", for_ms]:
             for each in (PEER_LINK, LAN):
                 cables.resetting[each] += 1

@@ -151,7 +151,8 @@ class BulkDealer:
 
     def _reach(self, end: End, path: int) -> Connection | None:
         process = self.host.peer.process
-        self._connection = process.source.accept(self, path) if process is not None else None
+        there = process is not None and not process.cluster.cables.bulk_closed[path]
+        self._connection = process.source.accept(self, path) if process is not None and there else None
         return self._connection
 
     def send(self, frame: Any) -> None:

@@ -169,7 +169,7 @@ class Broker:
                 if self.follower.following:
                     self.follower.table_part(event)
             case TableNeeded():
-                self.source.table_needed(event)
+                self.source.table_needed(event, now_ms)
             case CopyBegun():
                 self.source.copy_begun(event)
             case CopyPart():
@@ -236,7 +236,7 @@ class Broker:
         if self.follower.following and not self.space.for_epoch:
             self._follower_full(0)  # it could not take over either: better now, while the active lives
         self._watch_follower(now_ms)
-        self.follower.tick(now_ms)
+        self.follower.tick(now_ms, busy=ha.busy)
         self.service.merge.gone(ha.contact.peer_session)  # a new session of the loser ends what an earlier one began
         self.lost_branch.tick(now_ms)
         if not self._waits_told and now_ms - ha.started_ms >= WAITS_AFTER_MS:
@@ -384,7 +384,7 @@ class Broker:
         elif isinstance(message, Table):
             if len(event.frames) != 1:
                 raise ProtocolError(f"a table with {len(event.frames)} byte frames")
-            self.source.table(event.sender, message, event.frames[0])
+            self.source.table(event.sender, message, event.frames[0], now_ms)
         elif isinstance(message, ToWinner) and ha.state is State.STANDALONE and ha.step is Step.NONE:
             self._take_branch(event.sender, message, event.frames, now_ms)
 

@@ -8,6 +8,7 @@ per session over all paths; older ones are ignored. A foreign cluster or node id
 from dataclasses import dataclass
 
 from zmqha.core.peer_protocol import NO_SESSION, Beat, Echo, Hello, Session
+from zmqha.core.timers import AVOID_MS
 
 LONG_AGO = -(1 << 60)
 
@@ -19,6 +20,7 @@ class Path:
     heard_ms: int = LONG_AGO  # anything received
     contact_ms: int = LONG_AGO  # own send time of the newest echoed Beat
     reset_ms: int = LONG_AGO  # last rebuild of the socket
+    stuck_ms: int = LONG_AGO  # when bulk last stood still on it, though heartbeats passed
     seq: int = 0  # newest Beat of the peer's session that came on this path
 
 
@@ -128,11 +130,21 @@ class Contact:
         where.contact_ms = max(where.contact_ms, echo.sent_ms)
 
     def best_path(self, now_ms: int, lost_ms: int) -> int | None:
-        """The first path with contact, None if there is none."""
-        for index, path in enumerate(self.paths):
-            if now_ms - path.contact_ms <= lost_ms:
-                return index
-        return None
+        """For bulk: the first path with contact on which it did not stand still lately, else the first with contact, if any."""
+        well = [index for index, path in enumerate(self.paths) if now_ms - path.contact_ms <= lost_ms]
+        return next((index for index in well if now_ms - self.paths[index].stuck_ms > AVOID_MS), well[0] if well else None)
+
+    def way_round(self, stuck: int, now_ms: int, lost_ms: int) -> int | None:
+        """Bulk stands still on this path, though heartbeats pass: another one that is well. If there is one, this one is avoided."""
+        here = self.paths[stuck]
+        if now_ms - here.contact_ms > lost_ms:
+            return None  # it is lost, which is seen and ends without this
+        before_ms, here.stuck_ms = here.stuck_ms, now_ms
+        other = self.best_path(now_ms, lost_ms)
+        if other is None or now_ms - self.paths[other].stuck_ms <= AVOID_MS:
+            here.stuck_ms = before_ms
+            return None
+        return other
 
     def _admit(self, session: Session, now_ms: int, lost_ms: int) -> bool:
         """Newer sessions replace older ones; an older one only where the newer has fallen silent (its disk was replaced)."""

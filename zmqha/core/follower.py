@@ -1,8 +1,8 @@
 """The passive's side of replication: ask to be fed, hand pages to the store, acknowledge what is durable.
 
 Acknowledgements are repeated every heartbeat: a DEALER that reconnected by itself has a new routing id, and the source learns it from
-the next one. Bulk moves to the other path when contact on the present one is lost and comes back to the peer link when that has
-been well for a while.
+the next one. Bulk moves to the other path when contact on the present one is lost, or when nothing comes of a copy though heartbeats
+pass (a hole in the MTU, a closed port), and comes back to the peer link when that has been well for a while.
 """
 
 from zmqha.core.actions import Action, ConnectBulk, Journal, ReadTable, SendBulk, TakeCopy
@@ -27,7 +27,7 @@ from zmqha.core.peer_protocol import (
 )
 from zmqha.core.position import NOWHERE
 from zmqha.core.shipment import Chunk
-from zmqha.core.timers import FAST_BEAT_MS, Timers
+from zmqha.core.timers import COPY_SLOW_MS, FAST_BEAT_MS, Timers
 from zmqha.errors import ProtocolError
 
 HOME_MS = 5000  # contact on the peer link must hold this long before bulk moves back to it
@@ -59,6 +59,9 @@ class Follower(Outbox[Action]):
         self._taken_txn = 0
         self._told_ms = LONG_AGO
         self._home_since_ms: int | None = None
+        self._moved_ms = LONG_AGO  # something came, or this node had still to do with what had come
+        self._begun = False  # a copy, over the present socket
+        self._reading = False  # what the own pages hold
 
     @property
     def following(self) -> bool:
@@ -107,10 +110,12 @@ class Follower(Outbox[Action]):
         if getattr(message, "to_session", None) != self._session or message.session != self._source:
             return
         self._answered = True
+        self._moved_ms = now_ms
         match message:
             case CopyBegin() if not frames:
                 self.copied_bytes, self.whole, self.position, self._rounds, self._adopted_bytes = 0, False, NOWHERE, 0, 0
                 self._copy, self.way = message.copy, message.way
+                self._begun, self._reading = True, False
                 self.total_bytes = message.page_size * message.pages
                 self.actions.append(TakeCopy(message, b""))
             case CopyPages() if len(frames) == 1:
@@ -118,6 +123,7 @@ class Follower(Outbox[Action]):
             case CopyRound() if not frames:
                 self.actions.append(TakeCopy(message, b""))
             case TableWanted() if not frames:
+                self._reading = True
                 self.actions.append(ReadTable(message.copy, message.partial))
             case CopyEnd() if not frames:
                 self._taken_txn = message.position.txn
@@ -144,15 +150,23 @@ class Follower(Outbox[Action]):
 
     def table_part(self, event: TablePart) -> None:
         """A piece of what the own pages hold."""
+        self._reading = not event.last
         message = Table(self._session, self._source, event.copy, event.first, event.last)
         self.actions.append(SendBulk(None, message, (event.sums,)))
 
-    def tick(self, now_ms: int) -> None:
-        """Keep telling; change the path where contact asks for it."""
+    def tick(self, now_ms: int, *, busy: bool = False) -> None:
+        """Keep telling; change the path where contact asks for it, or where nothing comes. ``busy``: the own store has work."""
         if not self.following:
             return
         if now_ms - self._told_ms >= (self._timers.heartbeat_ms if self._answered else FAST_BEAT_MS):
             self._tell(now_ms)
+        if busy or self._reading or self.whole:
+            self._moved_ms = now_ms
+        elif now_ms - self._moved_ms > self._patience_ms and self._path is not None:
+            way_round = self._contact.way_round(self._path, now_ms, self._timers.lost_ms)
+            if way_round is not None:
+                self._connect(way_round, now_ms)
+                return
         best = self._contact.best_path(now_ms, self._timers.lost_ms)
         if best is None or best == self._path:
             self._home_since_ms = None
@@ -162,6 +176,13 @@ class Follower(Outbox[Action]):
             self._home_since_ms = now_ms
         if here_lost or (self.whole and now_ms - self._home_since_ms > HOME_MS):
             self._connect(best, now_ms)
+
+    @property
+    def _patience_ms(self) -> int:
+        """How long nothing may come of a copy. Before it begins a busy source finds out what is to be sent."""
+        beat = self._contact.beat
+        finds_out = not self._begun and beat is not None and beat.busy
+        return max(2 * self._timers.slow_ms, COPY_SLOW_MS if finds_out else 0)
 
     def _take(self, piece: Piece, frames: tuple[bytes, ...]) -> None:
         if piece.position.txn <= self._taken_txn or not 0 <= piece.index < piece.count:
@@ -173,8 +194,9 @@ class Follower(Outbox[Action]):
     def _connect(self, path: int, now_ms: int) -> None:
         self._path = path
         self._home_since_ms = None
+        self._moved_ms = now_ms
         self._attempt += 1
-        self._answered = False
+        self._answered = self._begun = self._reading = False
         self.actions.append(ConnectBulk(path))
         self._tell(now_ms)
 

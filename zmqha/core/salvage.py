@@ -27,6 +27,7 @@ from zmqha.core.timers import FAST_BEAT_MS, Timers
 from zmqha.core.view import KEEP_AGAIN_MS
 
 STALL_MS = 2000  # without an answer, or with something sent and not taken, for this long: begin again
+STALLS_OF_A_PATH = 2  # the first may be the winner's disk
 
 
 class Salvager(Outbox[Action]):
@@ -39,7 +40,7 @@ class Salvager(Outbox[Action]):
         self._session = self._winner = NO_SESSION
         self._into = self._branch = NO_EPOCH
         self._common_txn = 0
-        self._attempt = 0
+        self._attempt = self._path = self._stalls = 0
         self._clear()
 
     def _clear(self) -> None:
@@ -121,6 +122,9 @@ class Salvager(Outbox[Action]):
             return
         stalled = now_ms - self._heard_ms > STALL_MS or (self._taken < self._sent and now_ms - self._moved_ms > STALL_MS)
         if stalled:
+            self._stalls += 1
+            if self._stalls % STALLS_OF_A_PATH == 0:
+                self._contact.way_round(self._path, now_ms, self._timers.lost_ms)
             self._begin(now_ms)
         elif not self._answered and now_ms - self._asked_ms >= FAST_BEAT_MS:
             self._ask(now_ms)
@@ -133,7 +137,8 @@ class Salvager(Outbox[Action]):
         self._clear()
         self._attempt += 1
         self._heard_ms = self._moved_ms = now_ms
-        self.actions.append(ConnectBulk(self._contact.best_path(now_ms, self._timers.lost_ms) or 0))
+        self._path = self._contact.best_path(now_ms, self._timers.lost_ms) or 0
+        self.actions.append(ConnectBulk(self._path))
         self._ask(now_ms)
 
     def _ask(self, now_ms: int) -> None:

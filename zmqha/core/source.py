@@ -43,7 +43,7 @@ from zmqha.core.peer_protocol import (
 )
 from zmqha.core.position import NOWHERE, Position
 from zmqha.core.shipment import Shipment, chunks
-from zmqha.core.timers import COPY_SLOW_MS
+from zmqha.core.timers import COPY_SLOW_MS, TABLE_SLOW_MS
 
 
 class Phase(Enum):
@@ -80,6 +80,7 @@ class Source(Outbox[Action]):
         self._window_bytes = 0
         self._asked_bytes = self._sent_bytes = self._copied_bytes = self._total_bytes = 0
         self._copy_moved_ms = LONG_AGO
+        self._table_due = False  # the follower is to say what its pages hold
         self._copy_end = NOWHERE
         self.way: Way | None = None  # of the copy; None before it begins
         self._rounds = 0  # handed out completely
@@ -119,10 +120,11 @@ class Source(Outbox[Action]):
         self._copy += 1
         self.actions.append(CopyOut(self._copy, begin=True, budget=limits.COPY_WINDOW_BYTES, held=held))
 
-    def table(self, sender: bytes, message: Table, sums: bytes) -> None:
+    def table(self, sender: bytes, message: Table, sums: bytes, now_ms: int) -> None:
         """A piece of what the follower's pages hold."""
         ours = (message.session, message.to_session) == (self._follower_session, self._session) and message.copy == self._copy
         if ours and sender == self._route:
+            self._table_due, self._copy_moved_ms = not message.last, now_ms
             self.actions.append(TakeTable(self._copy, message.first, sums, message.last))
 
     def stored(self, sender: bytes, message: Stored, now_ms: int) -> None:
@@ -165,9 +167,10 @@ class Source(Outbox[Action]):
         self._window_bytes += shipment.size
         self._send(shipment)
 
-    def table_needed(self, event: TableNeeded) -> None:
+    def table_needed(self, event: TableNeeded, now_ms: int) -> None:
         """The store must compare."""
         if self._current(event.copy):
+            self._table_due, self._copy_moved_ms = True, now_ms
             self._bulk(TableWanted(self._session, self._follower_session, self._copy, event.partial))
 
     def copy_begun(self, event: CopyBegun) -> None:
@@ -252,13 +255,14 @@ class Source(Outbox[Action]):
 
     def too_slow(self, now_ms: int, slow_ms: int) -> bool:
         """Is the follower to be dropped (T_SLOW)."""
-        return self.overdue_ms(now_ms) > (slow_ms if self.whole else max(slow_ms, COPY_SLOW_MS))
+        patience_ms = 0 if self.whole else TABLE_SLOW_MS if self._table_due else COPY_SLOW_MS
+        return self.overdue_ms(now_ms) > max(slow_ms, patience_ms)
 
     def overdue_ms(self, now_ms: int) -> int:
         """Age of the oldest thing the follower has not acknowledged."""
         if self._window:
             return now_ms - self._window[0].sent_ms
-        if self.phase is Phase.COPYING and self._sent_bytes > self._copied_bytes:
+        if self.phase is Phase.COPYING and (self._table_due or self._sent_bytes > self._copied_bytes):
             return now_ms - self._copy_moved_ms
         return 0
 
