@@ -649,6 +649,33 @@ def test_t13_an_active_server_yields_to_who_serves_or_claims_above_it(facts: dic
     assert rig.ha.facts.standing is Standing.PAIRED
 
 
+def test_t21_a_lone_server_goes_above_the_epoch_of_a_peer_that_lost_and_does_so_once() -> None:
+    """Both served alone, the one that waits now had the higher epoch: its clients drop what is below it."""
+    rig = Rig().standalone()
+    rig.ha.room_for_epoch = False
+    rig.say(standing=Standing.BEHIND, epoch=Epoch(9, 9))
+    rig.run(100)
+    assert len(rig.asked(act.Claim)) == 1, "a full disk takes no record of an epoch"
+    rig.ha.room_for_epoch = True
+    rig.run(500)
+    assert (rig.state, rig.ha.epoch.counter, rig.ha.durable.standing) == (State.STANDALONE, 10, Standing.SOLE)
+    assert len(rig.asked(act.Claim)) == 2
+    rig.say(epoch=Epoch(10, (1 << 64) - 1))
+    rig.run(100)
+    assert rig.ha.epoch.counter == 11, "the nonce counts too"
+
+
+@pytest.mark.parametrize("facts", [{"sub": Sub.STARTING}, {"sub": Sub.CLAIMING}, {"state": State.PASSIVE_SYNC}, {"hears": True}])
+def test_t21_needs_a_peer_that_waits_and_says_so_in_fresh_contact(facts: dict[str, object]) -> None:
+    rig = Rig().standalone()
+    if "hears" in facts:
+        rig.peer.echoes = False
+        rig.run(500)
+    rig.say(epoch=Epoch(9, 9), **facts)
+    rig.run(100)
+    assert len(rig.asked(act.Claim)) == 1
+
+
 def test_t14_o2_pairing_is_durable_before_the_grant_goes_out() -> None:
     rig = Rig().feeding()
     rig.run(500)

@@ -167,6 +167,45 @@ def two_branches(seed: int, consumer: int | None, during: Callable[[Cluster], No
     return cluster
 
 
+def the_loser_has_the_higher_epoch(seed: int = 1) -> None:
+    """A1 broken: both serve alone, a under one epoch more (T5), and a dies. Back in contact it waits for an operator, and b, whose disk
+    may be slow, serves on: those that a had served must go along (T21)."""
+    cluster = Cluster(seed, delays=0, consumer=False, split=True)
+    a = cluster.a
+    cluster.form()
+    cluster.run(1000)
+    _cut_from_each_other(cluster, 1)
+    for at, producer in enumerate(cluster.producers):
+        producer.only = at
+    cluster.run_until(lambda: cluster.checkers.serving() == ["a", "b"], 3000, "both serve")
+    cluster.run(1000)
+    a.kill(notice=False)
+    cluster.run(100)
+    a.start()
+    cluster.run_until(_is(cluster, "a", State.STANDALONE), 5000, "a resumes alone")
+    cluster.run(1000)
+    a.kill(notice=False)
+    cluster.run(100)
+    _cut_from_each_other(cluster, -1)
+    for producer in cluster.producers:
+        producer.only = None
+    a.start()
+    assert a.process is not None
+    a.process.broker.ha.identity = a.process.broker.ha.identity._replace(merges=False)
+    cluster.b.speed.stall_ms = 150 * (seed % 3)
+    _serves_every_client(cluster)
+    cluster.b.speed.stall_ms = 0
+    a.process.broker.ha.merge()
+    a.process.wake()
+    settle(cluster)
+
+
+def _cut_from_each_other(cluster: Cluster, change: int) -> None:
+    for counter in (cluster.cables.link, cluster.cables.blocked):
+        for sender in "ab":
+            counter[sender] += change
+
+
 def promoted_after_the_other_served_alone(seed: int = 1) -> None:
     """a served alone, under more epochs than b can know, and is lost; an operator promotes b: clients must go along (O4)."""
     cluster = _served_alone(seed, "a")

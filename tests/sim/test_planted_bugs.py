@@ -14,7 +14,7 @@ STORIES = (
     scenarios.stale_grant, scenarios.restart_during_the_copy, scenarios.the_last_pages_are_on_their_way,
     scenarios.the_stale_one_returns_first, scenarios.a_failed_probe_between_answers, scenarios.lasting_one_way_cut,
     scenarios.two_that_serve_meet, scenarios.promoted_after_the_other_served_alone, scenarios.promoted_after_a_copy,
-    scenarios.replaced_after_it_served_alone,
+    scenarios.replaced_after_it_served_alone, scenarios.the_loser_has_the_higher_epoch,
 )  # fmt: skip
 
 

@@ -314,6 +314,22 @@ class Guards(View):
         ),
         _STABLE,
     )
+    outbid = all_of(  # T21
+        Condition(
+            "the peer knows a higher epoch: clients that it served refuse this server",
+            lambda view, now_ms: (peer := view.contact.beat) is not None and peer.epoch > view.epoch,
+            _peer_standing,
+        ),
+        _FRESH,
+        _SINCE,
+        _STAYS,
+        _PEER_WAITS,
+        Condition(
+            "the peer is not about to serve",
+            lambda view, now_ms: (peer := view.contact.beat) is None or peer.sub is not Sub.CLAIMING,
+        ),
+        Condition("the disk has room for the record of a new epoch", lambda view, now_ms: view.room_for_epoch),
+    )
     isolated = all_of(  # T17
         Condition("a peer is configured", lambda view, now_ms: bool(view.identity.peer_id)),
         Condition(

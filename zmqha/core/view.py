@@ -119,6 +119,7 @@ class View:
         self.pulse = Pulse(timers, self.contact, self.vote)
         # Told by the broker before each tick; facts of the data path that rows read.
         self.in_sync = False  # PASSIVE_SYNC peer streams within the window (T14) / nothing is unacknowledged (T12)
+        self.room_for_epoch = True  # on the disk (T21)
         self.drained = True  # no accepted work is unconfirmed (T12)
         self.peer_holds = 0  # last transaction that the peer has acknowledged; goes with a new epoch into the store
         self.copied = 0.0
