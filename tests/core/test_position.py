@@ -3,7 +3,7 @@
 import pytest
 
 from tests.core.ha_rig import E1, E2, E3, LINE, at, entry
-from zmqha.core.position import NOWHERE, Epoch, Lineage, Mode, Position, bounded, fork
+from zmqha.core.position import NOWHERE, Epoch, Lineage, Mode, Position, bounded, fork, held_whole
 
 OTHER = Epoch(3, 77)
 
@@ -47,6 +47,18 @@ def test_an_empty_store_has_nothing_to_lose() -> None:
 
 def test_a_store_without_lineage_is_doubted() -> None:
     assert fork((), at(E1, 3), LINE, at(E2, 9)).diverged
+
+
+def test_of_an_epoch_that_another_server_served_alone_to_its_end_a_store_may_hold_a_part() -> None:
+    lone = (
+        *LINE,
+        entry(E3, Mode.SOLE, 12),
+        entry(Epoch(4, 4), Mode.PAIRED, 15),
+        entry(Epoch(5, 5), Mode.SOLE, 20, "b"),
+    )
+    assert held_whole(lone) == tuple(each.epoch for each in lone), "b was in sync before it went on"
+    promoted = (*LINE, entry(E3, Mode.SOLE, 12), entry(Epoch(4, 4), Mode.SOLE, 15, "b"))
+    assert held_whole(promoted) == (E1, E2, Epoch(4, 4))
 
 
 def lone_epochs(many: int, most: int = 6) -> tuple[Lineage, Position]:

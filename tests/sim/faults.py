@@ -285,14 +285,11 @@ class Faults:
         cluster.world(f"A1 broken for {self._for(800, 5000, heal)} ms")
 
     def _promote_stale(self, machine: Machine) -> bool:
-        """One that served alone dies, the other comes back without it and an operator promotes it; the dead one lives on, later.
-
-        Not one that holds a part of what the other confirmed alone: consumers would know offsets of that which it gives anew.
-        """
+        """One that served alone dies, the other comes back without it and an operator promotes it; the dead one lives on, later."""
         cluster, lone = self._cluster, self._cluster.serving
         if lone is None or lone.process is None or lone.process.broker.ha.state is not State.STANDALONE or lone.peer.process:
             return False
-        if lone.peer.disk.facts is None or lone.peer.disk.facts.standing is not Standing.PAIRED:
+        if lone.peer.disk.facts is None or lone.peer.disk.facts.standing not in (Standing.PAIRED, Standing.BEHIND):
             return False
         lone.kill(notice=False)
         lone.peer.start()

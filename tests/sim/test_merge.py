@@ -85,6 +85,11 @@ def test_random_faults_with_a1_broken_lose_no_promise(seed: int) -> None:
     assert run_seed(seed, kinds=SPLIT, rate=0.04, fault_ms=12_000, split=True).promises > 50
 
 
+@pytest.mark.parametrize("seed", [11])  # promoted with a part of what the other one had confirmed alone
+def test_a_seed_of_two_branches_that_once_found_a_bug_finds_none(seed: int) -> None:
+    run_seed(seed, kinds=SPLIT, split=True)
+
+
 def settle_before_it_is_durable(patch: pytest.MonkeyPatch) -> None:
     """O6: the loser takes its branch for merged as soon as it has arrived."""
     hear = Salvager.hear

@@ -76,7 +76,7 @@ from zmqha.core.peer_protocol import (
     Table,
     ToWinner,
 )
-from zmqha.core.position import NO_EPOCH
+from zmqha.core.position import NO_EPOCH, held_whole
 from zmqha.core.refusal import refusal
 from zmqha.core.service import Service
 from zmqha.core.source import Source
@@ -324,7 +324,7 @@ class Broker:
             assert event.image is not None
             self.group_commit.forget()
             self._told_epoch = event.position.epoch
-            self.service.open(event.image, event.position.epoch, now_ms, tuple(entry.epoch for entry in event.lineage))
+            self.service.open(event.image, event.position.epoch, now_ms, held_whole(event.lineage))
         self.source.reset()
 
     def _committed(self, event: Committed, now_ms: int) -> None:

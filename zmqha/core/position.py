@@ -90,6 +90,16 @@ def bounded(lineage: Lineage, most: int, peer_txn: int) -> Lineage:
     return lineage
 
 
+def held_whole(lineage: Lineage) -> tuple[Epoch, ...]:
+    """The epochs of which this store holds every message that was delivered.
+
+    Of one that a server served alone, and another server began the next, it may hold a part: an operator promoted a server that had
+    not copied all of it. Offsets beyond that part were given anew since.
+    """
+    parts = {entry.epoch for entry, after in pairwise(lineage) if entry.mode is Mode.SOLE and entry.writer != after.writer}
+    return tuple(entry.epoch for entry in lineage if entry.epoch not in parts)
+
+
 class Fork(NamedTuple):
     """How two branches relate beyond their last common point."""
 
