@@ -145,12 +145,13 @@ class Link:
     def receive(self, budget: int) -> list[Frames]:
         """Up to ``budget`` messages.
 
-        A frame object knows whether more follow: asking the socket costs 3.5 us each time, as much as the frame itself.
+        Asking the socket costs 3.5 us each time, as much as a frame itself: a frame object knows whether more follow, and the first
+        message is taken without asking, since the poller has most likely said that it is there.
         """
         taken: list[Frames] = []
         recv, get = self.socket.recv, self.socket.get
         try:
-            while len(taken) < budget and int(get(_EVENTS_NOW)) & _READABLE:
+            while len(taken) < budget and (not taken or int(get(_EVENTS_NOW)) & _READABLE):
                 frame = recv(_NOW, copy=False)
                 frames = [frame.bytes]
                 while frame.more:
