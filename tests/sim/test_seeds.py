@@ -23,7 +23,7 @@ FOUND = {  # seeds that once found a bug, and what it was (when the simulation i
     166174271: "the simulator's own: nobody started a server that stopped on a stalled disk",
     1493: "two STANDALONE: the gateway answers again at once after a LAN cut, TCP does not",
 }
-SLOW_S = 40
+SLOW_S = 25
 
 
 @pytest.mark.parametrize("seed", QUICK)

@@ -56,7 +56,7 @@ def test_kills_of_the_active_lose_nothing() -> None:
 @pytest.mark.timeout(1200)
 def test_kills_of_the_active(record_property: Callable[[str, object], None]) -> None:
     with pair() as both:
-        gaps = run_faults(both, count(15, 50), lambda: kill_active(both))
+        gaps = run_faults(both, count(10, 50), lambda: kill_active(both))
     record_property("figures", figures("kill -9 of the active", gaps))
     assert median(gaps) < 0.3
     assert sum(1 for gap in gaps if gap >= 1.0) <= 1
