@@ -521,6 +521,19 @@ def test_after_a_broken_connection_a_client_gets_what_it_holds_before_anybody_el
     assert rig.service.counts()["messages"] == 0
 
 
+@pytest.mark.parametrize("second", ["still open", "ended"])
+def test_a_connection_that_broke_twice_is_as_good_as_one_that_broke_once(second: str) -> None:
+    rig = rig_with("job")
+    rig.say(A, Open((1, 1), "a", instance=5))
+    queue = only(subscribe(rig, A, number=3), Reply)[0].result["queue"]
+    rig.say(B, Open((1, 1), "a", instance=5))  # broke before it had said anything
+    if second == "ended":
+        rig.service.unreachable(B)
+    rig.say(P, Open((1, 1), "a", instance=5))
+    assert only(subscribe(rig, P, number=3, held=((0, 1),), queue=queue), Reply)[0].result["held"] == [[0, 1]]
+    check(rig.service)
+
+
 def test_only_the_same_number_of_the_same_instance_gives_way() -> None:
     rig = rig_with("job")
     rig.say(A, Open((1, 1), "a", instance=5))

@@ -42,4 +42,4 @@ def test_a_consumer_has_credit_until_one_bound_is_reached() -> None:
 
 def test_a_session_begins_when_it_is_heard() -> None:
     session = Session(b"c", "app", 5)
-    assert (session.heard_ms, session.instance, session.earlier, session.subscriptions) == (5, 0, b"", {})
+    assert (session.heard_ms, session.instance, session.subscriptions) == (5, 0, {})

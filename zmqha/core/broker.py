@@ -219,7 +219,7 @@ class Broker:
         before = ha.state
         # A server without any space cannot write the record of a new epoch: it goes on as it is.
         ha.in_sync = self.source.in_sync and self.source.fed_session() == ha.contact.peer_session and self.space.for_epoch
-        ha.room_for_epoch = self.space.for_epoch
+        ha.room_for_epoch = self.space.for_epoch and not self.space.nearly_full
         ha.drained = self.service.idle
         ha.peer_holds = self.source.acked.txn
         ha.copied = self.follower.copied if self.follower.following else self.source.copied

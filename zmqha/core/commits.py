@@ -16,7 +16,7 @@ from zmqha.core.client_protocol import Acked, Reply
 from zmqha.core.contact import LONG_AGO
 from zmqha.core.log_index import ValueTable
 from zmqha.core.merge_report import MergeReport
-from zmqha.core.producers import Producers, Sequence
+from zmqha.core.producers import Pair, Producers, Sequence
 from zmqha.core.queues import Queue
 from zmqha.core.work import Append, CursorRow, DestinationRow, ProducerRow, Work
 
@@ -91,7 +91,8 @@ class Ticket:
     """What a Work holds, and who waits for it."""
 
     __slots__ = (
-        "answers", "described", "dropped_queues", "dropped_values", "duplicates", "hurries", "marks", "number", "sends", "touched",
+        "answers", "described", "dropped_producers", "dropped_queues", "dropped_values", "duplicates", "hurries", "marks", "number",
+        "sends", "touched",
         "value",
     )  # fmt: skip
 
@@ -103,6 +104,7 @@ class Ticket:
         self.described: dict[int, Queue] = {}  # row is new or changed
         self.dropped_queues: list[int] = []
         self.dropped_values: tuple[int, ...] = ()
+        self.dropped_producers: tuple[Pair, ...] = ()
         self.answers: list[Answer] = []
         self.hurries = False  # an operator waits for one of them
         self.duplicates: list[Duplicate] = []
@@ -255,12 +257,13 @@ class Commits:
             taken = self._accepted - len(self._sends)
             self._next.marks = [each for each in ticket.marks if each[0] > taken]
             ticket.marks = [each for each in ticket.marks if each[0] <= taken]
+        ticket.dropped_producers = self._producers.collect(DROPPED_PRODUCERS_MAX)
         self._outstanding.append(ticket)
         return Work(
             ticket.number, ticket.value, tuple(appends), _cursor_rows(ticket), producers, _destination_rows(ticket),
             tuple(ticket.dropped_queues), ticket.dropped_values, size,
             tuple({mark.report.number: mark.report for _, mark in ticket.marks}.values()),
-            self._producers.collect(DROPPED_PRODUCERS_MAX),
+            ticket.dropped_producers,
         )  # fmt: skip
 
     def _take_sends(self, ticket: Ticket, max_bytes: int) -> tuple[list[Append], tuple[ProducerRow, ...], int]:
@@ -308,6 +311,8 @@ class Commits:
             self._wait_again(ticket)
         for send in reversed(refused):  # the oldest of each has the last word
             send.sequence.accepted = send.before
+            if not send.before:
+                self._producers.take_back(send.producer, send.queue.number)
             send.queue.forget_expected(send.count, len(send.batch))
             if send.offset >= 0:
                 send.queue.tail = send.offset
@@ -330,6 +335,7 @@ class Commits:
         waiting.dropped_queues[:0] = ticket.dropped_queues
         waiting.answers[:0] = ticket.answers
         self._values.put_back(ticket.dropped_values)
+        self._producers.put_back(ticket.dropped_producers)
 
 
 def _cursor_rows(ticket: Ticket) -> tuple[CursorRow, ...]:

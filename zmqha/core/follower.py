@@ -27,7 +27,7 @@ from zmqha.core.peer_protocol import (
 )
 from zmqha.core.position import NOWHERE
 from zmqha.core.shipment import Chunk
-from zmqha.core.timers import COPY_SLOW_MS, FAST_BEAT_MS, Timers
+from zmqha.core.timers import COPY_SLOW_MS, FAST_BEAT_MS, TABLE_SLOW_MS, Timers
 from zmqha.errors import ProtocolError
 
 HOME_MS = 5000  # contact on the peer link must hold this long before bulk moves back to it
@@ -62,6 +62,7 @@ class Follower(Outbox[Action]):
         self._moved_ms = LONG_AGO  # something came, or this node had still to do with what had come
         self._begun = False  # a copy, over the present socket
         self._reading = False  # what the own pages hold
+        self._told_pages = False  # the source compares them with its own
 
     @property
     def following(self) -> bool:
@@ -115,7 +116,7 @@ class Follower(Outbox[Action]):
             case CopyBegin() if not frames:
                 self.copied_bytes, self.whole, self.position, self._rounds, self._adopted_bytes = 0, False, NOWHERE, 0, 0
                 self._copy, self.way = message.copy, message.way
-                self._begun, self._reading = True, False
+                self._begun, self._reading, self._told_pages = True, False, False
                 self.total_bytes = message.page_size * message.pages
                 self.actions.append(TakeCopy(message, b""))
             case CopyPages() if len(frames) == 1:
@@ -150,7 +151,7 @@ class Follower(Outbox[Action]):
 
     def table_part(self, event: TablePart) -> None:
         """A piece of what the own pages hold."""
-        self._reading = not event.last
+        self._reading, self._told_pages = not event.last, event.last
         message = Table(self._session, self._source, event.copy, event.first, event.last)
         self.actions.append(SendBulk(None, message, (event.sums,)))
 
@@ -182,7 +183,7 @@ class Follower(Outbox[Action]):
         """How long nothing may come of a copy. Before it begins a busy source finds out what is to be sent."""
         beat = self._contact.beat
         finds_out = not self._begun and beat is not None and beat.busy
-        return max(2 * self._timers.slow_ms, COPY_SLOW_MS if finds_out else 0)
+        return max(2 * self._timers.slow_ms, TABLE_SLOW_MS if self._told_pages else COPY_SLOW_MS if finds_out else 0)
 
     def _take(self, piece: Piece, frames: tuple[bytes, ...]) -> None:
         if piece.position.txn <= self._taken_txn or not 0 <= piece.index < piece.count:
@@ -196,7 +197,7 @@ class Follower(Outbox[Action]):
         self._home_since_ms = None
         self._moved_ms = now_ms
         self._attempt += 1
-        self._answered = self._begun = self._reading = False
+        self._answered = self._begun = self._reading = self._told_pages = False
         self.actions.append(ConnectBulk(path))
         self._tell(now_ms)
 

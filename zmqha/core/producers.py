@@ -58,6 +58,11 @@ class Producers:
         self._forgotten.pop((producer, destination), None)
         self._forget_surplus()
 
+    def take_back(self, producer: int, destination: int) -> None:
+        """Of a pair that was new nothing was stored after all."""
+        self._rows.pop((producer, destination), None)
+        self._forgotten[producer, destination] = None
+
     def forget(self, destination: int) -> None:
         """The destination is removed."""
         for key in [key for key in self._rows if key[1] == destination]:
@@ -69,6 +74,10 @@ class Producers:
         for key in taken:
             del self._forgotten[key]
         return taken
+
+    def put_back(self, pairs: Iterable[Pair]) -> None:
+        """Their rows were not deleted after all."""
+        self._forgotten.update((pair, None) for pair in pairs if pair not in self._rows)
 
     def _forget_surplus(self) -> None:
         while len(self._rows) > self.most:

@@ -44,7 +44,7 @@ class Service:
         self._operators = QueueAdmin(self._desk)
         self.merge = Merge(self._desk)
         self._is_open = False
-        self._newest: dict[int, bytes] = {}  # instance -> the client of its newest session
+        self._of_instance: dict[int, list[bytes]] = {}  # instance -> the clients of its sessions, oldest first
         self._sweep_every_ms = max(1, settings.session_silence_ms // 10)
         self._sweep_ms = 0
 
@@ -85,7 +85,7 @@ class Service:
     def _forget(self, last_value: int) -> None:
         self._desk.clear(last_value)
         self._consumers.clear()
-        self._newest.clear()
+        self._of_instance.clear()
         self.merge.forget()
 
     def new_epoch(self, epoch: Epoch) -> None:
@@ -225,18 +225,18 @@ class Service:
         full = session is None and len(self._desk.sessions) >= settings.sessions
         if session is not None:
             self._end(session)
-        earlier = self._newest.get(command.instance, b"")
+        earlier = self._of_instance.get(command.instance)
         if full and earlier:
-            self._end(self._desk.sessions[earlier])  # no place for both
+            self._end(self._desk.sessions[earlier[0]])  # no place for both
         elif full:
             raise LimitReached(
                 "no more sessions",
                 cause=f"{settings.sessions} are open, the most this server keeps",
                 cure="close clients that are not needed, or share one between threads",
             )
-        self._desk.sessions[client] = Session(client, command.client_id, now_ms, command.instance, earlier)
+        self._desk.sessions[client] = Session(client, command.client_id, now_ms, command.instance)
         if command.instance:
-            self._newest[command.instance] = client
+            self._of_instance.setdefault(command.instance, []).append(client)
         opened = wire.Opened(
             settings.server, settings.cluster, settings.endpoints, settings.max_message_bytes, limits.BATCH_MESSAGES_MAX,
             limits.BATCH_BYTES_TARGET, limits.BATCHES_IN_FLIGHT, settings.ping_ms,
@@ -244,17 +244,21 @@ class Service:
         self._desk.send(client, request, opened)
 
     def _hand_back(self, session: Session, number: int) -> None:
-        """A client subscribes anew after its connection broke, which this server need not have noticed: what it held under that number
-        is ready now, and SUBSCRIBE claims it before anybody else gets it. (At OPEN it would be too early.)"""
-        earlier = self._desk.sessions.get(session.earlier)
-        subscription = earlier.subscriptions.pop(number, None) if earlier is not None else None
-        if subscription is not None:
-            self._consumers.leave(subscription)
+        """A client subscribes anew after its connection broke, perhaps more than once, and this server need not have noticed: what it
+        held under that number is ready now, and SUBSCRIBE claims it before anybody else gets it. (At OPEN it would be too early.)"""
+        clients = self._of_instance.get(session.instance, [session.client])
+        for client in clients[: clients.index(session.client)]:
+            subscription = self._desk.sessions[client].subscriptions.pop(number, None)
+            if subscription is not None:
+                self._consumers.leave(subscription)
 
     def _end(self, session: Session) -> None:
         del self._desk.sessions[session.client]
-        if self._newest.get(session.instance) == session.client:
-            del self._newest[session.instance]
+        if session.instance:
+            clients = self._of_instance[session.instance]
+            clients.remove(session.client)
+            if not clients:
+                del self._of_instance[session.instance]
         for subscription in session.subscriptions.values():
             self._consumers.leave(subscription)
 

@@ -43,16 +43,15 @@ class Subscription:
 
 
 class Session:
-    """A client that has said OPEN. ``earlier``: the client, on the wire, of its session before this one, if it had any."""
+    """A client that has said OPEN. ``client``: its connection; ``instance``: the same in all its sessions, 0 if it does not say."""
 
-    __slots__ = ("client", "client_id", "earlier", "heard_ms", "instance", "subscriptions")
+    __slots__ = ("client", "client_id", "heard_ms", "instance", "subscriptions")
 
-    def __init__(self, client: bytes, client_id: str, now_ms: int, instance: int = 0, earlier: bytes = b"") -> None:
+    def __init__(self, client: bytes, client_id: str, now_ms: int, instance: int = 0) -> None:
         self.client = client
         self.client_id = client_id
         self.heard_ms = now_ms
         self.instance = instance
-        self.earlier = earlier
         self.subscriptions: dict[int, Subscription] = {}
 
     def forget_removed(self) -> None:

@@ -19,7 +19,9 @@ REJOIN_MS = 2000  # until both ends have rebuilt a path after a cut: RESET_PERIO
 CALM_MS = 600_000  # after this long without a flap the link counts as calm again
 FLAP_MS_MAX = 60_000  # cap of the doubling flap_stable_ms
 COPY_SLOW_MS = 15_000  # likewise slow_ms while a full copy runs: its flushes are longer, and nobody waits for them
-TABLE_SLOW_MS = 60_000  # likewise while it says what its pages hold: a piece of that is 256 MiB read from its disk
+TABLE_SLOW_MS = (
+    60_000  # likewise while one says what its pages hold (a piece is 256 MiB read from its disk) or the other compares
+)
 AVOID_MS = 600_000  # a path on which bulk stood still is not tried again for so long: each time costs a copy that begins anew
 STORE_STUCK_MS = 20_000  # a store thread with work and no progress for this long is a broken disk: stop, the peer takes over
 
