@@ -12,8 +12,9 @@ from msgspec.structs import replace
 
 from zmqha.cli import provision
 from zmqha.errors import ConfigError, OperationFailed
-from zmqha.server.config import Address, Config, SystemNetwork, changed_at_runtime, load, names, not_here, with_runtime_changes
+from zmqha.server.config import Address, Config, SystemNetwork, load, names, not_here
 from zmqha.server.keyring import load_keys
+from zmqha.server.reread import changed_at_runtime, with_runtime_changes
 
 KEY = "5@d<}+rpXdIRgyT{muuDAJy65p.Nb.2iCZII.r{b"
 TEXT = f"""

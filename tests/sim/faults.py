@@ -266,19 +266,13 @@ class Faults:
     def _break_a1(self, machine: Machine) -> None:
         """Neither path between the machines, both reach the gateway and clients: two will serve alone."""
         cluster = self._cluster
-        for sender in "ab":
-            cluster.cables.blocked[sender] += 1
-        for sender in "ab":
-            cluster.cables.link[sender] += 1
+        cluster.cables.between_servers(1)
         clients = [*cluster.producers, *([cluster.consumer] if cluster.consumer else [])]
         for client in clients:
             client.only = cluster.random.choice((0, 1, None))
 
         def heal() -> None:
-            for sender in "ab":
-                cluster.cables.blocked[sender] -= 1
-            for sender in "ab":
-                cluster.cables.link[sender] -= 1
+            cluster.cables.between_servers(-1)
             for client in clients:
                 client.only = None
 

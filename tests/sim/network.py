@@ -42,6 +42,12 @@ class Cables:
         self.bulk_closed = [0, 0]  # per path: nothing listens on the port for pages
         self.client_out: defaultdict[str, int] = defaultdict(int)  # LAN between this machine and clients only
 
+    def between_servers(self, change: int) -> None:
+        """Cut the two machines from each other on both paths (1), or mend that (-1). Both keep gateway and clients: A1 is broken."""
+        for counter in (self.link, self.blocked):
+            for sender in "ab":
+                counter[sender] += change
+
     def pass_frame(self, path: int, sender: str, receiver: str) -> bool:
         """Does a frame get through now."""
         if path == PEER_LINK:

@@ -123,16 +123,12 @@ def two_that_serve_meet(seed: int = 1) -> None:
     cluster.form()
     cluster.run(1000)
     cluster.split = True
-    for counter in (cluster.cables.link, cluster.cables.blocked):
-        for sender in "ab":
-            counter[sender] += 1
+    cluster.cables.between_servers(1)
     cluster.run_until(lambda: len(cluster.checkers.serving()) == 2, 3000, "both serve")
     cluster.run(500)
     for producer in cluster.producers:
         producer.stopped = True
-    for counter in (cluster.cables.link, cluster.cables.blocked):
-        for sender in "ab":
-            counter[sender] -= 1
+    cluster.cables.between_servers(-1)
     cluster.run_until(lambda: len(cluster.checkers.serving()) == 1, 8000, "one of two epochs stops")
 
 
@@ -143,9 +139,7 @@ def two_branches(seed: int, consumer: int | None, during: Callable[[Cluster], No
     a, b = cluster.a, cluster.b
     cluster.form()
     cluster.run(2000)
-    for counter in (cluster.cables.link, cluster.cables.blocked):
-        for sender in "ab":
-            counter[sender] += 1
+    cluster.cables.between_servers(1)
     for client, only in zip((*cluster.producers, cluster.consumer), (0, 1, None, consumer), strict=True):
         assert client is not None
         client.only = only
@@ -156,9 +150,7 @@ def two_branches(seed: int, consumer: int | None, during: Callable[[Cluster], No
 
     cluster.run_until(both_serve, 5000, "both serve alone")
     cluster.run(4000)
-    for counter in (cluster.cables.link, cluster.cables.blocked):
-        for sender in "ab":
-            counter[sender] -= 1
+    cluster.cables.between_servers(-1)
     for client in (*cluster.producers, cluster.consumer):
         assert client is not None
         client.only = None
@@ -174,7 +166,7 @@ def the_loser_has_the_higher_epoch(seed: int = 1) -> None:
     a = cluster.a
     cluster.form()
     cluster.run(1000)
-    _cut_from_each_other(cluster, 1)
+    cluster.cables.between_servers(1)
     for at, producer in enumerate(cluster.producers):
         producer.only = at
     cluster.run_until(lambda: cluster.checkers.serving() == ["a", "b"], 3000, "both serve")
@@ -186,7 +178,7 @@ def the_loser_has_the_higher_epoch(seed: int = 1) -> None:
     cluster.run(1000)
     a.kill(notice=False)
     cluster.run(100)
-    _cut_from_each_other(cluster, -1)
+    cluster.cables.between_servers(-1)
     for producer in cluster.producers:
         producer.only = None
     a.start()
@@ -198,12 +190,6 @@ def the_loser_has_the_higher_epoch(seed: int = 1) -> None:
     a.process.broker.ha.merge()
     a.process.wake()
     settle(cluster)
-
-
-def _cut_from_each_other(cluster: Cluster, change: int) -> None:
-    for counter in (cluster.cables.link, cluster.cables.blocked):
-        for sender in "ab":
-            counter[sender] += change
 
 
 def promoted_after_the_other_served_alone(seed: int = 1) -> None:

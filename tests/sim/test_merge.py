@@ -49,9 +49,7 @@ def cut_again(cluster: Cluster) -> None:
     """Both paths are lost while the branch is handed over, and come back."""
     cluster.run_until(lambda: noted(cluster, "merge.begin"), 5000, "a merge", step_ms=1)
     for change in (1, -1):
-        for sender in "ab":
-            cluster.cables.link[sender] += change
-            cluster.cables.blocked[sender] += change
+        cluster.cables.between_servers(change)
         cluster.run(3000 if change > 0 else 0)
 
 

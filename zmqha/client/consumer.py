@@ -157,7 +157,7 @@ class Subscription:
             return
         self.stage = Stage.OPEN
         self._gather()
-        made_again = bool(queue and self._queue) and queue != self._queue
+        made_again = 0 != queue != self._queue != 0
         self._queue = queue
         if made_again or (epochs is not None and self._epoch != NO_EPOCH and self._epoch not in epochs):
             self._change_branch(taken or ())

@@ -325,18 +325,18 @@ class Failover:
         self._change(State.LOST, reason)
 
     def _next(self, now: int, busy: bool) -> int:
+        if self.session is not None and self._probed is None:
+            at = min(self._heard, self._sent) + self._ping
+            return min(at, self._heard + PROBE_MS) if busy else at
         times = [
             known.asked + SILENT_MS if known.asked is not None else known.ask_at
             for at, known in enumerate(self._servers)
             if known.connected and at != self.session
         ]
-        if self.session is None:
+        if self.session is None or self._probed is None:
             return max(now, min(times, default=now + PING_MS))
-        if self._probed is not None:
-            lost = max(now, self._end_of_patience(self.session, self._probed))
-            return min(lost, max(self._heard + SUSPECT_MS, now + 1, min(times))) if times else lost
-        at = min(self._heard, self._sent) + self._ping
-        return min(at, self._heard + PROBE_MS) if busy else at
+        lost = max(now, self._end_of_patience(self.session, self._probed))
+        return min(lost, max(self._heard + SUSPECT_MS, now + 1, min(times))) if times else lost
 
     def _pause(self, known: Server, now: int) -> int:
         """Milliseconds before this server is asked again."""

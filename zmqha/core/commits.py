@@ -23,9 +23,7 @@ from zmqha.core.work import Append, CursorRow, DestinationRow, ProducerRow, Work
 COMPANY_MS = 3  # what nobody waits for waits this long for a send to share its commit: about what a lone commit takes
 SPACING_MS = 10  # from one commit to the next of what nobody waits for; after a takeover so much may come again
 FLOW_MS = 20  # sends flow: one was on its way to the disks less than this ago
-DROPPED_PRODUCERS_MAX = (
-    64  # rows deleted in one transaction: they lie on pages of their own, so no commit gets slow or large by it
-)
+DROPPED_PRODUCERS_MAX = 64  # rows deleted in one transaction: each may lie on a page of its own
 DROPPED_VALUES_MAX = 4096  # log values deleted in one transaction: a purged queue goes in pieces, not in one long stall
 
 
@@ -92,8 +90,7 @@ class Ticket:
 
     __slots__ = (
         "answers", "described", "dropped_producers", "dropped_queues", "dropped_values", "duplicates", "hurries", "marks", "number",
-        "sends", "touched",
-        "value",
+        "sends", "touched", "value",
     )  # fmt: skip
 
     def __init__(self) -> None:

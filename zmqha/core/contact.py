@@ -131,20 +131,23 @@ class Contact:
 
     def best_path(self, now_ms: int, lost_ms: int) -> int | None:
         """For bulk: the first path with contact on which it did not stand still lately, else the first with contact, if any."""
-        well = [index for index, path in enumerate(self.paths) if now_ms - path.contact_ms <= lost_ms]
-        return next((index for index in well if now_ms - self.paths[index].stuck_ms > AVOID_MS), well[0] if well else None)
+        well = self._well(now_ms, lost_ms)
+        return next((index for index in well if not self._avoided(index, now_ms)), well[0] if well else None)
 
     def way_round(self, stuck: int, now_ms: int, lost_ms: int) -> int | None:
         """Bulk stands still on this path, though heartbeats pass: another one that is well. If there is one, this one is avoided."""
-        here = self.paths[stuck]
-        if now_ms - here.contact_ms > lost_ms:
-            return None  # it is lost, which is seen and ends without this
-        before_ms, here.stuck_ms = here.stuck_ms, now_ms
-        other = self.best_path(now_ms, lost_ms)
-        if other is None or now_ms - self.paths[other].stuck_ms <= AVOID_MS:
-            here.stuck_ms = before_ms
+        well = self._well(now_ms, lost_ms)
+        others = [index for index in well if index != stuck and not self._avoided(index, now_ms)]
+        if stuck not in well or not others:  # one that is lost is seen, and ends, without this
             return None
-        return other
+        self.paths[stuck].stuck_ms = now_ms
+        return others[0]
+
+    def _well(self, now_ms: int, lost_ms: int) -> list[int]:
+        return [index for index, path in enumerate(self.paths) if now_ms - path.contact_ms <= lost_ms]
+
+    def _avoided(self, index: int, now_ms: int) -> bool:
+        return now_ms - self.paths[index].stuck_ms <= AVOID_MS
 
     def _admit(self, session: Session, now_ms: int, lost_ms: int) -> bool:
         """Newer sessions replace older ones; an older one only where the newer has fallen silent (its disk was replaced)."""

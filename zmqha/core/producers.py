@@ -7,6 +7,7 @@ server, whatever its clock says, knows the pairs that this one knew, in the orde
 
 from collections import OrderedDict
 from collections.abc import Iterable
+from itertools import islice
 
 from zmqha.core.work import ProducerRow
 
@@ -70,7 +71,7 @@ class Producers:
 
     def collect(self, most: int) -> tuple[Pair, ...]:
         """Up to so many forgotten pairs whose rows the store is to delete now."""
-        taken = tuple(self._forgotten)[:most] if self._forgotten else ()
+        taken = tuple(islice(self._forgotten, most))
         for key in taken:
             del self._forgotten[key]
         return taken

@@ -33,6 +33,7 @@ from zmqha.server import logs
 from zmqha.server.config import Config
 from zmqha.server.keyring import Keyring, load_keys
 from zmqha.server.node import Network, Node, clock_ms, new_context
+from zmqha.server.reread import changed_at_runtime, with_runtime_changes
 from zmqha.store.node_state import STATE_FILE, NodeState
 from zmqha.store.writer import StoreThread
 from zmqha.transport.bulk import BulkFollower, BulkSource
@@ -287,8 +288,8 @@ class Signals:
             self._read.put(ConfigError(what, cause=repr(error), cure=cure))
 
     def _apply(self, node: Node, new: Config) -> None:
-        applied, restart = configuration.changed_at_runtime(self.config, new)
-        self.config = configuration.with_runtime_changes(self.config, new)
+        applied, restart = changed_at_runtime(self.config, new)
+        self.config = with_runtime_changes(self.config, new)
         logs.set_level(self.config.log.level)
         node.broker.service.reconfigure(service_settings(self.config))
         node.broker.space.set_limits(self.config.limits.disk_reserve_bytes, self.config.limits.store_max_bytes)
